@@ -1,0 +1,14 @@
+//! Pure types and rules: ids, events, subscriptions, the delivery state machine, backoff.
+//!
+//! Invariant: nothing here does I/O or reads a clock or a random source; time and randomness are
+//! parameters. API types, database rows and guest types are separate types, converted at their
+//! own boundary.
+
+pub mod clock;
+pub mod delivery;
+pub mod event;
+pub mod id;
+pub mod key;
+pub mod provider;
+pub mod retry;
+pub mod subscription;

@@ -1,0 +1,4 @@
+//! (to be written)
+/// The client.
+#[derive(Debug)]
+pub struct Egress;

@@ -1,0 +1,4 @@
+//! (to be written)
+/// A pattern.
+#[derive(Clone, Debug)]
+pub struct HostPattern;

@@ -1,0 +1,11 @@
+//! Hookport, an integration gateway: events come in, subscriptions route them, and sandboxed
+//! WebAssembly providers carry them out.
+
+pub mod api;
+pub mod dispatch;
+pub mod domain;
+pub mod egress;
+pub mod plugin;
+pub mod queue;
+pub mod store;
+pub mod vault;

@@ -1,0 +1,44 @@
+//! The work queue: who delivers what, and when.
+//!
+//! Invariant: a delivery that was handed out stays leased in the store until its result is
+//! recorded there; the queue only says where to look, so nothing is lost with it.
+
+use async_trait::async_trait;
+
+use crate::domain::clock::Timestamp;
+use crate::domain::delivery::{LeaseResult, LeasedDelivery};
+use crate::store::{CatalogEpoch, Recorded, StoreError};
+
+pub mod conformance;
+pub mod embedded;
+
+/// Deliveries leased to the caller.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// At least one.
+    pub leased: Vec<LeasedDelivery>,
+    /// The catalog's epoch when they were leased: older configuration must not be used.
+    pub epoch: CatalogEpoch,
+}
+
+/// A source of leased deliveries.
+#[async_trait]
+pub trait Queue: Send + Sync + 'static {
+    /// Waits until at least one delivery is due and leases up to `limit` of them.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped; a lease already taken runs out.
+    ///
+    /// # Errors
+    /// When the store or the broker is unavailable: wait and call again.
+    async fn next(&self, limit: usize) -> Result<Batch, StoreError>;
+
+    /// Records the result in the store and settles the delivery with the queue.
+    ///
+    /// # Errors
+    /// When the store is unavailable: the lease runs out and the delivery returns.
+    async fn settle(&self, result: LeaseResult) -> Result<Recorded, StoreError>;
+
+    /// A hint, after a commit: deliveries became due at `due`.
+    fn wake(&self, due: Timestamp);
+}

@@ -1,0 +1,371 @@
+//! The system of record: traits, and one back end a folder.
+//!
+//! Invariant: when [`DeliveryStore::accept`] has returned, the events and their deliveries are
+//! durable. Every back end passes [`conformance`].
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use crate::domain::clock::Timestamp;
+use crate::domain::delivery::{
+    Attempt, Delivery, DeliveryState, FencingToken, LeaseResult, LeasedDelivery, NewDelivery,
+};
+use crate::domain::event::{Event, EventType, EventTypeName};
+use crate::domain::id::{ConnectionId, DeliveryId, EventId, KeyId, SubscriptionId, WorkerId};
+use crate::domain::key::ApiKey;
+use crate::domain::provider::{Grant, Permissions, ProviderId};
+use crate::domain::subscription::{Connection, Subscription};
+
+pub mod conformance;
+pub mod sqlite;
+
+/// Why the store did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Something else stands in the way: a name taken, a row still referred to.
+    #[error("{0}")]
+    Conflict(String),
+    /// The database did not answer; the same call may succeed later.
+    #[error("the database is unavailable: {0}")]
+    Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// What is stored cannot be read back.
+    #[error("stored data cannot be read: {0}")]
+    Corrupt(String),
+}
+
+/// Result of a store call.
+pub type Result<T> = std::result::Result<T, StoreError>;
+
+/// Increases with every change of [`Catalog`] data.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct CatalogEpoch(pub i64);
+
+/// An `Idempotency-Key` with what it was used for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IdempotencyKey {
+    /// Keys of different callers do not meet.
+    pub scope: String,
+    /// As the caller sent it.
+    pub key: String,
+    /// SHA-256 of the request's body.
+    pub body_hash: [u8; 32],
+}
+
+/// Events to be accepted together, all or none.
+#[derive(Clone, Debug)]
+pub struct AcceptRequest {
+    /// The events, in order.
+    pub events: Vec<Arc<Event>>,
+    /// Their deliveries.
+    pub deliveries: Vec<NewDelivery>,
+    /// The caller's key, if it sent one.
+    pub idempotency: Option<IdempotencyKey>,
+    /// The epoch of the catalog that the deliveries were matched against.
+    pub epoch: CatalogEpoch,
+    /// Creation time of the deliveries; they are due at once.
+    pub at: Timestamp,
+}
+
+/// What became of an [`AcceptRequest`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Accepted {
+    /// Durable.
+    New,
+    /// The idempotency key was used before with the same body: the events accepted then.
+    Duplicate(Vec<EventId>),
+    /// The idempotency key was used before with another body.
+    KeyReused,
+    /// The catalog has changed since: match again.
+    StaleCatalog,
+}
+
+/// What a claim found.
+#[derive(Clone, Debug, Default)]
+pub struct Claim {
+    /// Now leased to the caller, oldest due first.
+    pub leased: Vec<LeasedDelivery>,
+    /// When the next delivery that was not taken is due; in the past when the limit cut off.
+    pub next_due: Option<Timestamp>,
+    /// The catalog's epoch at that moment.
+    pub epoch: CatalogEpoch,
+}
+
+/// What became of a [`LeaseResult`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recorded {
+    /// Written.
+    Written,
+    /// The lease was lost or the delivery cancelled meanwhile: nothing was written.
+    LeaseLost,
+}
+
+/// A page of a listing, newest first.
+#[derive(Clone, Debug)]
+pub struct Page<T> {
+    /// The rows.
+    pub items: Vec<T>,
+    /// Whether there are more after the last one.
+    pub more: bool,
+}
+
+/// Which events to list.
+#[derive(Clone, Debug, Default)]
+pub struct EventFilter {
+    /// Of this type exactly.
+    pub event_type: Option<String>,
+    /// With this correlation key.
+    pub correlation_key: Option<String>,
+    /// Received at or after.
+    pub from: Option<Timestamp>,
+    /// Received before.
+    pub until: Option<Timestamp>,
+}
+
+/// Which deliveries to list. All given conditions hold, before the page is cut.
+#[derive(Clone, Debug, Default)]
+pub struct DeliveryFilter {
+    /// In one of these states; empty: any.
+    pub states: Vec<DeliveryState>,
+    /// Of this event.
+    pub event: Option<EventId>,
+    /// To this subscription.
+    pub subscription: Option<SubscriptionId>,
+    /// By this provider.
+    pub provider: Option<ProviderId>,
+    /// Of this event type exactly.
+    pub event_type: Option<String>,
+    /// Created at or after.
+    pub from: Option<Timestamp>,
+    /// Created before.
+    pub until: Option<Timestamp>,
+}
+
+/// Everything that matching and delivering read, at one epoch.
+#[derive(Clone, Debug, Default)]
+pub struct Catalog {
+    /// Its epoch.
+    pub epoch: CatalogEpoch,
+    /// Registered event types.
+    pub event_types: Vec<EventType>,
+    /// All subscriptions.
+    pub subscriptions: Vec<Subscription>,
+    /// All connections.
+    pub connections: Vec<Connection>,
+    /// All API keys that are not revoked.
+    pub keys: Vec<ApiKey>,
+}
+
+/// The permissions of a provider on record.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GrantRecord {
+    /// The provider.
+    pub provider: ProviderId,
+    /// What was granted.
+    pub grant: Grant,
+    /// What was asked for when it was granted.
+    pub asked: Permissions,
+    /// SHA-256 of the component it was granted to, hexadecimal.
+    pub digest: String,
+    /// When.
+    pub granted_at: Timestamp,
+}
+
+/// Events and deliveries: the hot path and the delivery log.
+#[async_trait]
+pub trait DeliveryStore: Send + Sync + 'static {
+    /// Writes events and deliveries in one durable transaction. Concurrent calls share a commit.
+    ///
+    /// # Errors
+    /// `Unavailable`: nothing was accepted as far as the caller may claim.
+    async fn accept(&self, request: AcceptRequest) -> Result<Accepted>;
+
+    /// Leases up to `limit` deliveries that are due at `now`, pending, retrying, or in flight with
+    /// an expired lease, until `lease_until`. A delivery whose ordering key has an earlier
+    /// delivery that is not terminal is passed over. Attempts are not counted here: a lease lost
+    /// with its worker costs no attempt.
+    ///
+    /// # Cancel safety
+    /// When the future is dropped, deliveries may stay leased until `lease_until`.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    async fn claim(
+        &self,
+        worker: WorkerId,
+        now: Timestamp,
+        lease_until: Timestamp,
+        limit: usize,
+    ) -> Result<Claim>;
+
+    /// Writes the result of a lease, durably; concurrent calls share a commit. Keeps the external
+    /// id of a success for the subscription and the event's correlation key.
+    ///
+    /// # Errors
+    /// `Unavailable`: the lease goes on until it expires.
+    async fn record(&self, result: LeaseResult) -> Result<Recorded>;
+
+    /// Gives leases back without a result: due at once, no attempt counted.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    async fn release(&self, leases: Vec<(DeliveryId, FencingToken)>, at: Timestamp) -> Result<()>;
+
+    /// Ends every lease. Only for a process that knows it is alone on the store.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    async fn release_all(&self, at: Timestamp) -> Result<u64>;
+
+    /// The event, or `None`.
+    ///
+    /// # Errors
+    /// `Unavailable`, `Corrupt`.
+    async fn event(&self, id: EventId) -> Result<Option<Event>>;
+
+    /// Events after the cursor `after` (exclusive), newest first.
+    ///
+    /// # Errors
+    /// `Unavailable`, `Corrupt`.
+    async fn events(
+        &self,
+        filter: &EventFilter,
+        after: Option<EventId>,
+        limit: usize,
+    ) -> Result<Page<Event>>;
+
+    /// The delivery, or `None`.
+    ///
+    /// # Errors
+    /// `Unavailable`, `Corrupt`.
+    async fn delivery(&self, id: DeliveryId) -> Result<Option<Delivery>>;
+
+    /// Its attempts, oldest first.
+    ///
+    /// # Errors
+    /// `Unavailable`, `Corrupt`.
+    async fn attempts(&self, id: DeliveryId) -> Result<Vec<Attempt>>;
+
+    /// Deliveries after the cursor `after` (exclusive), newest first.
+    ///
+    /// # Errors
+    /// `Unavailable`, `Corrupt`.
+    async fn deliveries(
+        &self,
+        filter: &DeliveryFilter,
+        after: Option<DeliveryId>,
+        limit: usize,
+    ) -> Result<Page<Delivery>>;
+
+    /// Makes a delivery due now with a fresh round of attempts, whatever its state but in flight
+    /// (then `Conflict`). `None`: no such delivery.
+    ///
+    /// # Errors
+    /// `Conflict`, `Unavailable`.
+    async fn retry(&self, id: DeliveryId, at: Timestamp) -> Result<Option<Delivery>>;
+
+    /// How many deliveries wait or are in flight, counted up to `at_most`.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    async fn backlog(&self, at_most: u64) -> Result<u64>;
+}
+
+/// Event types, subscriptions, connections, grants and keys. Every change raises the epoch.
+#[async_trait]
+pub trait CatalogStore: Send + Sync + 'static {
+    /// Everything at one epoch.
+    ///
+    /// # Errors
+    /// `Unavailable`, `Corrupt`.
+    async fn catalog(&self) -> Result<Catalog>;
+
+    /// The current epoch: a cheap question whether a catalog at hand is still good.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    async fn epoch(&self) -> Result<CatalogEpoch>;
+
+    /// Creates or replaces (keeping `created_at`).
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    async fn put_event_type(&self, event_type: EventType) -> Result<()>;
+
+    /// False: there was none.
+    ///
+    /// # Errors
+    /// `Conflict` when a subscription names it exactly; `Unavailable`.
+    async fn delete_event_type(&self, name: &EventTypeName) -> Result<bool>;
+
+    /// Creates or replaces by id. Switching off cancels what is queued.
+    ///
+    /// # Errors
+    /// `Conflict` when the connection does not exist; `Unavailable`.
+    async fn put_subscription(&self, subscription: Subscription) -> Result<()>;
+
+    /// Deletes it and cancels what is queued; its deliveries stay in the log. False: there was
+    /// none.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    async fn delete_subscription(&self, id: SubscriptionId, at: Timestamp) -> Result<bool>;
+
+    /// Creates or replaces by id.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    async fn put_connection(&self, connection: Connection) -> Result<()>;
+
+    /// False: there was none.
+    ///
+    /// # Errors
+    /// `Conflict` while a subscription uses it; `Unavailable`.
+    async fn delete_connection(&self, id: ConnectionId) -> Result<bool>;
+
+    /// All grants on record.
+    ///
+    /// # Errors
+    /// `Unavailable`, `Corrupt`.
+    async fn grants(&self) -> Result<Vec<GrantRecord>>;
+
+    /// Creates or replaces by provider.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    async fn put_grant(&self, grant: GrantRecord) -> Result<()>;
+
+    /// False: there was none.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    async fn delete_grant(&self, provider: &ProviderId) -> Result<bool>;
+
+    /// Adds a key.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    async fn put_key(&self, key: ApiKey) -> Result<()>;
+
+    /// All keys, revoked ones too.
+    ///
+    /// # Errors
+    /// `Unavailable`, `Corrupt`.
+    async fn keys(&self) -> Result<Vec<ApiKey>>;
+
+    /// False: there was none, or it was revoked already.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    async fn revoke_key(&self, id: KeyId, at: Timestamp) -> Result<bool>;
+}
+
+/// A whole system of record.
+#[async_trait]
+pub trait Store: DeliveryStore + CatalogStore {
+    /// A round trip to the database.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    async fn ping(&self) -> Result<()>;
+}
