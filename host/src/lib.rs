@@ -2,6 +2,9 @@
 //! WebAssembly providers carry them out.
 
 pub mod api;
+pub mod bench;
+pub mod child;
+pub mod demo;
 pub mod dispatch;
 pub mod domain;
 pub mod egress;
