@@ -11,6 +11,9 @@ use hdrhistogram::Histogram;
 /// Events a second that a phase has room for.
 const EVENTS_PER_SECOND_MAX: usize = 100_000;
 
+/// An hour: more counts as an hour.
+const LATENCY_US_MAX: u64 = 3_600_000_000;
+
 #[derive(Default)]
 struct Entry {
     /// Nanoseconds from the origin, 0: not sent.
@@ -170,7 +173,8 @@ impl Ledger {
     /// intended at or after `from`.
     pub fn latencies_us(&self, from: Instant) -> Histogram<u64> {
         let from = self.nanos(from);
-        let mut histogram = Histogram::new(3).expect("invariant: 3 significant digits are allowed");
+        let mut histogram = Histogram::new_with_bounds(1, LATENCY_US_MAX, 3)
+            .expect("invariant: constant bounds and digits are allowed");
         for entry in self.used() {
             let intended = entry.intended.load(Ordering::Relaxed);
             let received = entry.received.load(Ordering::Acquire);
