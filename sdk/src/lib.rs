@@ -1,1 +1,159 @@
-//! x
+//! Everything a Hookport provider is built from.
+//!
+//! A provider is one type that implements [`Provider`], exported with [`export!`]. It is compiled
+//! to a WebAssembly component (`cargo build --target wasm32-wasip2 --release`) and dropped into
+//! the gateway's providers directory. Tests run natively against [`testing::TestHost`]; they need
+//! neither WebAssembly nor a gateway.
+//!
+//! The smallest provider that does something:
+//!
+//! ```
+//! use hookport_sdk::prelude::*;
+//!
+//! /// What a subscription sets.
+//! #[derive(Deserialize, JsonSchema)]
+//! struct Config {
+//!     /// Where to post.
+//!     url: String,
+//!     /// Sent as a bearer token. The provider never sees its text.
+//!     token: Secret,
+//! }
+//!
+//! struct Notify;
+//!
+//! impl Provider for Notify {
+//!     type Config = Config;
+//!     type Connection = NoConnection;
+//!
+//!     fn describe() -> Description {
+//!         Description::new("Notify", "Posts the payload to a URL").host("{config.url}")
+//!     }
+//!
+//!     fn deliver(ctx: &Context, delivery: &Delivery<Self>) -> Result<Receipt, DeliveryError> {
+//!         let request = Request::post(delivery.config.url.as_str())
+//!             .bearer(&delivery.config.token)
+//!             .json_text(delivery.event.payload_json.as_str());
+//!         let response = ctx.send(request)?.error_for_status(ctx)?;
+//!         Ok(Receipt::new(format!("answered {}", response.status)))
+//!     }
+//! }
+//!
+//! hookport_sdk::export!(Notify, id: "notify");
+//!
+//! // In a test:
+//! use hookport_sdk::testing::{TestHost, TestEvent};
+//! let host = TestHost::new().respond(204, "");
+//! let config = serde_json::json!({
+//!     "url": "https://example.com/in",
+//!     "token": host.secret("s3cr3t"),
+//! });
+//! let receipt = host.deliver::<Notify>(&config, None, &TestEvent::new("incident.created")).unwrap();
+//! assert_eq!(receipt.summary, "answered 204");
+//! assert_eq!(host.requests()[0].header("authorization"), Some("Bearer s3cr3t"));
+//! ```
+
+#[cfg(target_family = "wasm")]
+#[doc(hidden)]
+pub mod bindings;
+mod context;
+mod describe;
+mod error;
+#[doc(hidden)]
+pub mod guest;
+mod http;
+mod provider;
+mod secret;
+pub mod template;
+#[cfg(not(target_family = "wasm"))]
+pub mod testing;
+
+pub use context::{CacheKey, Context, Level};
+pub use describe::Description;
+pub use error::{DeliveryError, HttpError, Retry};
+pub use http::{Auth, Body, Piece, Pieces, Request, Response};
+pub use provider::{
+    Delivery, DocumentKind, Event, NoConnection, OptionsRequest, Provider, Receipt, SelectOption,
+    Subscription,
+};
+pub use secret::{Encoding, KeyEncoding, Secret};
+
+/// Re-exported so that a provider needs no version of its own.
+pub use {base64, schemars, serde, serde_json};
+
+/// What nearly every provider uses.
+pub mod prelude {
+    pub use schemars::JsonSchema;
+    pub use serde::Deserialize;
+
+    pub use crate::{
+        Context, Delivery, DeliveryError, Description, Encoding, Event, HttpError, NoConnection,
+        OptionsRequest, Pieces, Provider, Receipt, Request, Response, Retry, Secret, SelectOption,
+    };
+}
+
+/// Makes a type that implements [`Provider`] the exports of this component.
+///
+/// `id` is the provider's identifier: 1 to 64 characters of `a`–`z`, `0`–`9` and `-`, starting
+/// with a letter. Also embeds the section `hookport-manifest` (JSON: id, crate version, version
+/// of the contract), which tells a host what this is without running it. On other targets than
+/// WebAssembly the macro does nothing.
+#[macro_export]
+macro_rules! export {
+    ($provider:ty, id: $id:literal) => {
+        #[cfg(target_family = "wasm")]
+        const _: () = {
+            struct Component;
+
+            impl $crate::bindings::Guest for Component {
+                fn describe() -> $crate::bindings::Descriptor {
+                    $crate::guest::wasm::describe::<$provider>($id, env!("CARGO_PKG_VERSION"))
+                }
+                fn deliver(
+                    delivery: $crate::bindings::Delivery,
+                ) -> Result<$crate::bindings::Receipt, $crate::bindings::DeliveryError> {
+                    $crate::guest::wasm::deliver::<$provider>(delivery)
+                }
+                fn test_connection(connection: String) -> Result<String, String> {
+                    $crate::guest::wasm::test_connection::<$provider>(&connection)
+                }
+                fn get_connection_options(
+                    request: $crate::bindings::OptionsRequest,
+                ) -> Result<Vec<$crate::bindings::SelectOption>, String> {
+                    $crate::guest::wasm::options::<$provider>(request)
+                }
+                fn migrate_config(
+                    kind: $crate::bindings::DocumentKind,
+                    from_version: u32,
+                    document: String,
+                ) -> Result<String, String> {
+                    $crate::guest::wasm::migrate::<$provider>(kind, from_version, &document)
+                }
+            }
+
+    $crate::bindings::export_provider!(Component with_types_in $crate::bindings);
+
+            const MANIFEST: &str = concat!(
+                "{\"id\":\"",
+                $id,
+                "\",\"version\":\"",
+                env!("CARGO_PKG_VERSION"),
+                "\",\"contract\":\"hookport:provider@0.1.0\"}"
+            );
+            #[expect(
+                unsafe_code,
+                reason = "naming a custom section counts as unsafe; wasm ignores unknown sections"
+            )]
+            #[unsafe(link_section = "hookport-manifest")]
+            #[used]
+            static SECTION: [u8; MANIFEST.len()] = {
+                let mut bytes = [0; MANIFEST.len()];
+                let mut i = 0;
+                while i < bytes.len() {
+                    bytes[i] = MANIFEST.as_bytes()[i];
+                    i += 1;
+                }
+                bytes
+            };
+        };
+    };
+}

@@ -1,0 +1,218 @@
+//! The provider on the native test host.
+
+use std::time::Duration;
+
+use hookport_sdk::serde_json::{Value, json};
+use hookport_sdk::testing::{TestEvent, TestHost};
+use hookport_sdk::{HttpError, Retry};
+
+use super::*;
+
+const URL: &str = "https://example.com/in";
+
+fn event() -> TestEvent {
+    TestEvent::new("incident.created")
+}
+
+fn deliver(host: &TestHost, config: &Value) -> Result<Receipt, DeliveryError> {
+    host.deliver::<Webhook>(config, None, &event())
+}
+
+#[test]
+fn sends_the_envelope_with_the_standard_headers() {
+    let host = TestHost::new().respond(200, "ok");
+    let receipt = deliver(&host, &json!({"url": URL})).expect("delivered");
+    assert_eq!(receipt.summary, "200");
+    let request = &host.requests()[0];
+    assert_eq!(
+        (request.method.as_str(), request.url.as_str()),
+        ("POST", URL)
+    );
+    assert_eq!(request.header("content-type"), Some("application/json"));
+    assert_eq!(
+        request.header("webhook-id"),
+        Some("dlv_01HK0000000000000000000000")
+    );
+    assert_eq!(
+        request.header("idempotency-key"),
+        request.header("webhook-id")
+    );
+    assert_eq!(request.header("webhook-timestamp"), Some("1704067200"));
+    assert_eq!(request.header("hookport-attempt"), Some("1"));
+    assert_eq!(request.header("webhook-signature"), None);
+    assert_eq!(
+        request.json(),
+        json!({
+            "id": "evt_01HK0000000000000000000000",
+            "type": "incident.created",
+            "timestamp": "2024-01-01T00:00:00.000Z",
+            "data": {"incident": {"id": 7, "title": "Disk full"}}
+        })
+    );
+}
+
+#[test]
+fn signs_as_standard_webhooks_does() {
+    // The specification's own example secret.
+    let host = TestHost::new().respond(204, "");
+    let config = json!({
+        "url": URL,
+        "signingSecret": host.secret("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"),
+        "bodyTemplate": "{\"test\": 2432232314}",
+    });
+    deliver(&host, &config).expect("delivered");
+    // Computed with Python's hmac over
+    // "dlv_01HK0000000000000000000000.1704067200.{\"test\":2432232314}".
+    assert_eq!(
+        host.requests()[0].header("webhook-signature"),
+        Some("v1,2YMIlGAq+FoYJMWXFYheMuR3t3dS6pQRljrWoWyxoXo=")
+    );
+}
+
+#[test]
+fn every_kind_of_credentials() {
+    let check = |auth: &dyn Fn(&TestHost) -> Value, header: &str, expected: &str| {
+        let host = TestHost::new().respond(200, "");
+        let config = json!({"url": URL, "auth": auth(&host)});
+        deliver(&host, &config).expect("delivered");
+        assert_eq!(host.requests()[0].header(header), Some(expected));
+    };
+    check(
+        &|host| json!({"type": "bearer", "token": host.secret("t0ken")}),
+        "authorization",
+        "Bearer t0ken",
+    );
+    check(
+        &|host| json!({"type": "basic", "username": "Aladdin", "password": host.secret("open sesame")}),
+        "authorization",
+        "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==",
+    );
+    check(
+        &|host| json!({"type": "header", "name": "X-Api-Key", "value": host.secret("k")}),
+        "x-api-key",
+        "k",
+    );
+}
+
+#[test]
+fn templates_in_url_and_body_cannot_break_out() {
+    let host = TestHost::new().respond(200, "");
+    let config = json!({
+        "url": "https://example.com/{{ payload.incident.id }}?t={{ payload.incident.title | urlencode }}",
+        "method": "PUT",
+        "bodyTemplate": "{\"text\": \"{{ payload.incident.title }}\", \"n\": 1}",
+    });
+    let event = event().payload(&json!({"incident": {"id": 9, "title": "\"}, {\"x\": \"&"}}));
+    host.deliver::<Webhook>(&config, None, &event)
+        .expect("delivered");
+    let request = &host.requests()[0];
+    assert_eq!(request.method, "PUT");
+    assert_eq!(
+        request.url,
+        "https://example.com/9?t=%22%7D%2C%20%7B%22x%22%3A%20%22%26"
+    );
+    assert_eq!(request.json(), json!({"text": "\"}, {\"x\": \"&", "n": 1}));
+}
+
+#[test]
+fn an_undefined_variable_is_named_and_not_retried() {
+    let host = TestHost::new();
+    let config = json!({"url": URL, "bodyTemplate": "{\"t\": \"{{ payload.incidnet.title }}\"}"});
+    let error = deliver(&host, &config).expect_err("undefined");
+    assert_eq!(error.retry, Retry::Never);
+    assert!(error.message.contains("bodyTemplate"), "{error}");
+    assert!(host.requests().is_empty());
+}
+
+#[test]
+fn a_template_that_loops_without_end_is_stopped() {
+    let host = TestHost::new();
+    let config = json!({"url": URL, "bodyTemplate": "{% for i in range(10000) %}{% for j in range(10000) %}x{% endfor %}{% endfor %}"});
+    let error = deliver(&host, &config).expect_err("out of fuel");
+    assert!(error.message.contains("fuel"), "{error}");
+}
+
+#[test]
+fn forms() {
+    let host = TestHost::new().respond(200, "");
+    let config = json!({
+        "url": URL,
+        "contentType": "form",
+        "bodyTemplate": "{\"title\": \"{{ payload.incident.title }} & co\", \"n\": 1}",
+    });
+    deliver(&host, &config).expect("delivered");
+    let request = &host.requests()[0];
+    assert_eq!(
+        request.header("content-type"),
+        Some("application/x-www-form-urlencoded")
+    );
+    assert!(
+        ["title=Disk+full+%26+co&n=1", "n=1&title=Disk+full+%26+co"]
+            .contains(&request.text().as_str())
+    );
+}
+
+#[test]
+fn which_answers_are_tried_again() {
+    let check = |status: u16, headers: &[(&str, &str)], config: Value, expected: Retry| {
+        let host = TestHost::new().respond_with(status, headers, "no\n  luck");
+        let error = deliver(&host, &config).expect_err("failure");
+        assert_eq!(error.retry, expected, "{status}");
+        assert_eq!(
+            error.message,
+            format!("the receiver answered {status}: no luck")
+        );
+    };
+    let plain = || json!({"url": URL});
+    for status in [302, 400, 404, 429, 500, 503] {
+        check(status, &[], plain(), Retry::Default);
+    }
+    check(410, &[], plain(), Retry::Never);
+    check(
+        429,
+        &[("Retry-After", "7")],
+        plain(),
+        Retry::After(Duration::from_secs(7)),
+    );
+    check(
+        503,
+        &[("Retry-After", "Mon, 01 Jan 2024 00:00:30 GMT")],
+        plain(),
+        Retry::After(Duration::from_secs(30)),
+    );
+    let only_503 = || json!({"url": URL, "retryOnStatus": [503]});
+    check(500, &[], only_503(), Retry::Never);
+    check(503, &[], only_503(), Retry::Default);
+}
+
+#[test]
+fn network_errors_are_tried_again_and_denials_are_not() {
+    let check = |error: HttpError, expected: Retry| {
+        let host = TestHost::new().fail(error);
+        let failure = deliver(&host, &json!({"url": URL})).expect_err("failure");
+        assert_eq!(failure.retry, expected);
+    };
+    check(HttpError::Network("refused".into()), Retry::Default);
+    check(HttpError::Timeout, Retry::Default);
+    check(HttpError::Denied("not granted".into()), Retry::Never);
+}
+
+#[test]
+fn the_external_id_comes_from_the_answer() {
+    let check = |body: &str, expected: Option<&str>| {
+        let host = TestHost::new().respond(201, body);
+        let config = json!({"url": URL, "externalIdPointer": "/data/id"});
+        let receipt = deliver(&host, &config).expect("delivered");
+        assert_eq!(receipt.external_id.as_deref(), expected, "{body}");
+    };
+    check("{\"data\": {\"id\": \"T-1\"}}", Some("T-1"));
+    check("{\"data\": {\"id\": 12}}", Some("12"));
+    check("{\"data\": {}}", None);
+    check("<html>", None);
+}
+
+#[test]
+fn the_schema_marks_every_secret() {
+    let schema = TestHost::schema::<Config>().expect("schema").to_string();
+    assert_eq!(schema.matches("\"x-secret\":true").count(), 4, "{schema}");
+}

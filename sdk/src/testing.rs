@@ -1,0 +1,367 @@
+//! A gateway for tests: scripted answers, recorded requests, real signatures. Native; no
+//! WebAssembly, no network.
+
+use std::cell::RefCell;
+use std::collections::{HashMap, VecDeque};
+use std::time::{Duration, SystemTime};
+
+use base64::Engine as _;
+use base64::alphabet;
+use base64::engine::DecodePaddingMode;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD};
+use hmac::{Hmac, KeyInit, Mac};
+use serde_json::{Value, json};
+use sha2::Sha256;
+
+use crate::context::{Backend, Context, Level};
+use crate::error::{DeliveryError, HttpError};
+use crate::guest;
+use crate::http::{Auth, Body, Piece, Pieces, Request, Response};
+use crate::provider::{
+    Delivery, Event, OptionsRequest, Provider, Receipt, SelectOption, Subscription,
+};
+use crate::secret::{Encoding, KeyEncoding, Secret};
+
+/// The time that a [`TestHost`] shows: 2024-01-01T00:00:00Z.
+pub fn now() -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(1_704_067_200)
+}
+
+/// A request as the receiver would see it: secrets filled in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SentRequest {
+    /// The method.
+    pub method: String,
+    /// The URL.
+    pub url: String,
+    /// The headers, names in lower case, `authorization` included.
+    pub headers: Vec<(String, String)>,
+    /// The body.
+    pub body: Vec<u8>,
+    /// The deadline asked for.
+    pub timeout: Option<Duration>,
+}
+
+impl SentRequest {
+    /// The first header of that name (lower case).
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
+    }
+
+    /// The body as JSON; `Null` when it is none.
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or(Value::Null)
+    }
+
+    /// The body as text.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+}
+
+/// An event to deliver in a test.
+#[derive(Clone, Debug)]
+pub struct TestEvent(Event);
+
+impl TestEvent {
+    /// An event of that type with a small payload, on its first attempt.
+    pub fn new(event_type: &str) -> Self {
+        Self(Event {
+            id: "evt_01HK0000000000000000000000".into(),
+            event_type: event_type.into(),
+            payload_json: json!({"incident": {"id": 7, "title": "Disk full"}}).to_string(),
+            timestamp: "2024-01-01T00:00:00.000Z".into(),
+            delivery_id: "dlv_01HK0000000000000000000000".into(),
+            attempt: 1,
+            correlation_key: None,
+            external_id: None,
+        })
+    }
+
+    /// With another payload.
+    pub fn payload(mut self, payload: &Value) -> Self {
+        self.0.payload_json = payload.to_string();
+        self
+    }
+
+    /// As a follow-up of an earlier delivery that returned `external_id`.
+    pub fn follow_up(mut self, correlation_key: &str, external_id: Option<&str>) -> Self {
+        self.0.correlation_key = Some(correlation_key.into());
+        self.0.external_id = external_id.map(Into::into);
+        self
+    }
+}
+
+/// The gateway's stand-in.
+#[derive(Default)]
+pub struct TestHost {
+    answers: RefCell<VecDeque<Result<Response, HttpError>>>,
+    requests: RefCell<Vec<SentRequest>>,
+    secrets: RefCell<HashMap<String, String>>,
+    logs: RefCell<Vec<(Level, String)>>,
+    cache: RefCell<HashMap<String, Vec<u8>>>,
+    exposes: bool,
+}
+
+impl TestHost {
+    /// With no answers yet: a request without a scripted answer fails.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Scripts the next answer.
+    pub fn respond(self, status: u16, body: impl Into<Vec<u8>>) -> Self {
+        self.respond_with(status, &[], body)
+    }
+
+    /// Scripts the next answer, with headers.
+    pub fn respond_with(
+        self,
+        status: u16,
+        headers: &[(&str, &str)],
+        body: impl Into<Vec<u8>>,
+    ) -> Self {
+        let headers = headers
+            .iter()
+            .map(|(name, value)| (name.to_ascii_lowercase(), (*value).to_owned()))
+            .collect();
+        self.answers.borrow_mut().push_back(Ok(Response {
+            status,
+            headers,
+            body: body.into(),
+        }));
+        self
+    }
+
+    /// Scripts a failure in place of the next answer.
+    pub fn fail(self, error: HttpError) -> Self {
+        self.answers.borrow_mut().push_back(Err(error));
+        self
+    }
+
+    /// Grants [`Context::expose`].
+    pub fn expose_secrets(mut self) -> Self {
+        self.exposes = true;
+        self
+    }
+
+    /// What to put into a config or connection where a secret belongs.
+    pub fn secret(&self, value: &str) -> Value {
+        let mut secrets = self.secrets.borrow_mut();
+        let handle = format!("test#{}", secrets.len());
+        secrets.insert(handle.clone(), value.to_owned());
+        json!({ "$secret": handle })
+    }
+
+    /// Delivers an event as the gateway would.
+    ///
+    /// # Errors
+    /// What the provider returned, or that a document does not fit its type.
+    pub fn deliver<P: Provider>(
+        &self,
+        config: &Value,
+        connection: Option<&Value>,
+        event: &TestEvent,
+    ) -> Result<Receipt, DeliveryError> {
+        let delivery = Delivery::<P> {
+            event: event.0.clone(),
+            subscription: Subscription {
+                id: "sub_01HK0000000000000000000000".into(),
+                name: "Test".into(),
+            },
+            config: guest::parse("config", &config.to_string())
+                .map_err(DeliveryError::permanent)?,
+            connection: connection
+                .map(|value| guest::parse("connection", &value.to_string()))
+                .transpose()
+                .map_err(DeliveryError::permanent)?,
+        };
+        P::deliver(&Context::new(self), &delivery)
+    }
+
+    /// Tests a connection.
+    ///
+    /// # Errors
+    /// What the provider returned, or that the document does not fit its type.
+    pub fn test_connection<P: Provider>(&self, connection: &Value) -> Result<String, String> {
+        let connection = guest::parse("connection", &connection.to_string())?;
+        P::test_connection(&Context::new(self), &connection)
+    }
+
+    /// Asks for the entries of a dropdown.
+    ///
+    /// # Errors
+    /// What the provider returned, or that the document does not fit its type.
+    pub fn options<P: Provider>(
+        &self,
+        resolver: &str,
+        connection: Option<&Value>,
+        search: Option<&str>,
+    ) -> Result<Vec<SelectOption>, String> {
+        let request = OptionsRequest {
+            resolver: resolver.into(),
+            connection: connection
+                .map(|value| guest::parse("connection", &value.to_string()))
+                .transpose()?,
+            context: json!({}),
+            search: search.map(Into::into),
+        };
+        P::options(&Context::new(self), &request)
+    }
+
+    /// The requests sent so far.
+    pub fn requests(&self) -> Vec<SentRequest> {
+        self.requests.borrow().clone()
+    }
+
+    /// The lines logged so far.
+    pub fn logs(&self) -> Vec<(Level, String)> {
+        self.logs.borrow().clone()
+    }
+
+    /// The schema that the gateway would show for a config or connection type.
+    pub fn schema<T: schemars::JsonSchema>() -> Option<Value> {
+        guest::schema_of::<T>()
+    }
+
+    fn value(&self, secret: &Secret) -> Result<String, String> {
+        self.secrets
+            .borrow()
+            .get(secret.handle())
+            .cloned()
+            .ok_or_else(|| format!("no secret is set for {}", secret.handle()))
+    }
+
+    fn fill(&self, pieces: &Pieces) -> Result<String, HttpError> {
+        let mut filled = String::new();
+        for piece in &pieces.0 {
+            match piece {
+                Piece::Text(text) => filled.push_str(text),
+                Piece::Secret(secret, encoding) => {
+                    let value = self.value(secret).map_err(HttpError::Invalid)?;
+                    filled.push_str(&encode(&value, *encoding));
+                }
+            }
+        }
+        Ok(filled)
+    }
+}
+
+fn encode(value: &str, encoding: Encoding) -> String {
+    match encoding {
+        Encoding::Raw => value.to_owned(),
+        Encoding::Percent => value
+            .bytes()
+            .map(|byte| {
+                if byte.is_ascii_alphanumeric() {
+                    char::from(byte).to_string()
+                } else {
+                    format!("%{byte:02X}")
+                }
+            })
+            .collect(),
+        Encoding::JsonString => {
+            let quoted = Value::from(value).to_string();
+            quoted[1..quoted.len() - 1].to_owned()
+        }
+    }
+}
+
+impl Backend for TestHost {
+    fn send(&self, request: Request) -> Result<Response, HttpError> {
+        let mut headers = Vec::new();
+        for (name, value) in &request.headers {
+            headers.push((name.to_ascii_lowercase(), self.fill(value)?));
+        }
+        let credentials = match &request.auth {
+            None => None,
+            Some(Auth::Bearer(secret)) => Some(format!(
+                "Bearer {}",
+                self.value(secret).map_err(HttpError::Invalid)?
+            )),
+            Some(Auth::Basic(user, secret)) => {
+                let password = self.value(secret).map_err(HttpError::Invalid)?;
+                Some(format!(
+                    "Basic {}",
+                    STANDARD.encode(format!("{user}:{password}"))
+                ))
+            }
+        };
+        if let Some(credentials) = credentials {
+            headers.push(("authorization".into(), credentials));
+        }
+        self.requests.borrow_mut().push(SentRequest {
+            method: request.method,
+            url: self.fill(&request.url)?,
+            headers,
+            body: match request.body {
+                Body::Empty => Vec::new(),
+                Body::Bytes(bytes) => bytes,
+                Body::Pieces(pieces) => self.fill(&pieces)?.into_bytes(),
+            },
+            timeout: request.timeout,
+        });
+        let answer = self.answers.borrow_mut().pop_front();
+        answer.unwrap_or_else(|| {
+            Err(HttpError::Network(
+                "the test scripted no answer to this request".into(),
+            ))
+        })
+    }
+
+    fn hmac_sha256(
+        &self,
+        secret: &Secret,
+        data: &[u8],
+        key: KeyEncoding,
+    ) -> Result<Vec<u8>, String> {
+        const LENIENT: GeneralPurpose = GeneralPurpose::new(
+            &alphabet::STANDARD,
+            GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+        );
+        let text = self.value(secret)?;
+        let key = match key {
+            KeyEncoding::Raw => text.into_bytes(),
+            KeyEncoding::Base64 => LENIENT
+                .decode(text.strip_prefix("whsec_").unwrap_or(&text))
+                .map_err(|_| "the secret is not base64".to_owned())?,
+        };
+        let mut mac = Hmac::<Sha256>::new_from_slice(&key).map_err(|error| error.to_string())?;
+        mac.update(data);
+        Ok(mac.finalize().into_bytes().to_vec())
+    }
+
+    fn expose(&self, secret: &Secret) -> Result<String, String> {
+        if self.exposes {
+            self.value(secret)
+        } else {
+            Err("secret.expose is not granted to this provider".into())
+        }
+    }
+
+    fn log(&self, level: Level, message: &str) {
+        self.logs.borrow_mut().push((level, message.to_owned()));
+    }
+
+    fn cache_get(&self, key: &str) -> Option<Vec<u8>> {
+        self.cache.borrow().get(key).cloned()
+    }
+
+    fn cache_set(&self, key: &str, value: &[u8], _: Duration) -> bool {
+        self.cache
+            .borrow_mut()
+            .insert(key.to_owned(), value.to_vec());
+        true
+    }
+
+    fn cache_delete(&self, key: &str) {
+        self.cache.borrow_mut().remove(key);
+    }
+
+    fn now(&self) -> SystemTime {
+        now()
+    }
+}
