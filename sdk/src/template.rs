@@ -4,7 +4,8 @@
 //! an empty value could broaden a search or blank a field. A template has a budget, so one that
 //! loops without end is reported instead of running into the sandbox's CPU limit.
 
-use minijinja::{Environment, UndefinedBehavior};
+use minijinja::value::Kwargs;
+use minijinja::{AutoEscape, Environment, ErrorKind, State, UndefinedBehavior};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -87,14 +88,79 @@ impl Templates {
         })
     }
 
+    /// Passes each value that a template writes through `escape`, for a receiver that reads some
+    /// characters as commands. `{{ value | safe }}` writes one as it stands. Values inside the
+    /// JSON of [`Templates::json`] are escaped too.
+    #[must_use]
+    pub fn escape_with(mut self, escape: fn(&str) -> String) -> Self {
+        self.environment.set_formatter(move |out, state, value| {
+            if value.is_safe() {
+                write!(out, "{value}")?;
+            } else if matches!(state.auto_escape(), AutoEscape::Json) {
+                out.write_str(&escaped_json(value, escape)?)?;
+            } else {
+                out.write_str(&escape(&value.to_string()))?;
+            }
+            Ok(())
+        });
+        // The one that is built in marks its result safe, which would pass the payload by.
+        self.environment.add_filter(
+            "tojson",
+            move |state: &State,
+                  value: &minijinja::Value,
+                  indent: Option<minijinja::Value>,
+                  kwargs: Kwargs| {
+                if matches!(state.auto_escape(), AutoEscape::Json) {
+                    return escaped_json(value, escape).map(minijinja::Value::from_safe_string);
+                }
+                let named = kwargs.get::<Option<minijinja::Value>>("indent")?;
+                kwargs.assert_all_used()?;
+                let text = if indent.or(named).is_some_and(|indent| indent.is_true()) {
+                    serde_json::to_string_pretty(value)
+                } else {
+                    serde_json::to_string(value)
+                };
+                text.map(minijinja::Value::from).map_err(no_json)
+            },
+        );
+        self
+    }
+
     /// Renders a template as text. `field` names where it comes from, for the error.
     ///
     /// # Errors
     /// With line and reason when the template is wrong or a variable is undefined; another
     /// attempt cannot mend that.
     pub fn text(&self, field: &str, template: &str) -> Result<String, DeliveryError> {
+        self.render(field, "template", template)
+    }
+
+    /// Renders a template that must give JSON. A string leaf of the template can hold any text:
+    /// the template is parsed first and each string is rendered by itself, so that a quote in the
+    /// payload cannot break out of its string. In a template that is no JSON before rendering (it
+    /// has loops around members, say) each value is written as JSON, quotes included, for the
+    /// same reason: `{"title": {{ payload.title }}}`.
+    ///
+    /// # Errors
+    /// As [`Templates::text`], and when the result is not JSON.
+    pub fn json(&self, field: &str, template: &str) -> Result<Value, DeliveryError> {
+        if let Ok(mut value) = serde_json::from_str::<Value>(template) {
+            self.render_leaves(field, &mut value)?;
+            return Ok(value);
+        }
+        let text = self.render(field, "template.json", template)?;
+        serde_json::from_str(&text).map_err(|error| {
+            DeliveryError::permanent(format!(
+                "{field}: the rendered template is not JSON: {error}; a value is written with its \
+                 quotes, so put none around {{{{ … }}}}"
+            ))
+        })
+    }
+
+    /// The ending of `name` decides how values are written.
+    fn render(&self, field: &str, name: &str, template: &str) -> Result<String, DeliveryError> {
         self.environment
-            .render_str(template, &self.context)
+            .render_named_str(name, template, &self.context)
             .map_err(|error| {
                 let line = error
                     .line()
@@ -104,26 +170,6 @@ impl Templates {
                     .map_or(String::new(), |detail| format!(": {detail}"));
                 DeliveryError::permanent(format!("{field}: {}{line}{detail}", error.kind()))
             })
-    }
-
-    /// Renders a template that must give JSON. A string leaf of the template can hold any text:
-    /// the template is parsed first and each string is rendered by itself, so that a quote in the
-    /// payload cannot break out of its string. A template that is no JSON before rendering (it
-    /// has loops around members, say) is rendered as text and parsed then.
-    ///
-    /// # Errors
-    /// As [`Templates::text`], and when the result is not JSON.
-    pub fn json(&self, field: &str, template: &str) -> Result<Value, DeliveryError> {
-        if let Ok(mut value) = serde_json::from_str::<Value>(template) {
-            self.render_leaves(field, &mut value)?;
-            return Ok(value);
-        }
-        let text = self.text(field, template)?;
-        serde_json::from_str(&text).map_err(|error| {
-            DeliveryError::permanent(format!(
-                "{field}: the rendered template is not JSON: {error}; write values with | tojson"
-            ))
-        })
     }
 
     fn render_leaves(&self, field: &str, value: &mut Value) -> Result<(), DeliveryError> {
@@ -141,4 +187,34 @@ impl Templates {
             _ => Ok(()),
         }
     }
+}
+
+fn escaped_json(
+    value: &minijinja::Value,
+    escape: fn(&str) -> String,
+) -> Result<String, minijinja::Error> {
+    let mut json = serde_json::to_value(value).map_err(no_json)?;
+    escape_leaves(&mut json, escape);
+    Ok(json.to_string())
+}
+
+fn escape_leaves(value: &mut Value, escape: fn(&str) -> String) {
+    match value {
+        Value::String(text) => *text = escape(text),
+        Value::Array(items) => items
+            .iter_mut()
+            .for_each(|item| escape_leaves(item, escape)),
+        Value::Object(members) => members
+            .values_mut()
+            .for_each(|member| escape_leaves(member, escape)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
+fn no_json(error: serde_json::Error) -> minijinja::Error {
+    minijinja::Error::new(
+        ErrorKind::InvalidOperation,
+        "the value cannot be written as JSON",
+    )
+    .with_source(error)
 }
