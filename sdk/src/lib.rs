@@ -96,10 +96,26 @@ pub mod prelude {
 /// `id` is the provider's identifier: 1 to 64 characters of `a`–`z`, `0`–`9` and `-`, starting
 /// with a letter. Also embeds the section `hookport-manifest` (JSON: id, crate version, version
 /// of the contract), which tells a host what this is without running it. On other targets than
-/// WebAssembly the macro does nothing.
+/// WebAssembly the macro only checks the identifier:
+///
+/// ```compile_fail
+/// # use hookport_sdk::prelude::*;
+/// # struct Notify;
+/// # impl Provider for Notify {
+/// #     type Config = serde_json::Value;
+/// #     type Connection = NoConnection;
+/// #     fn describe() -> Description { Description::new("Notify", "") }
+/// #     fn deliver(_: &Context, _: &Delivery<Self>) -> Result<Receipt, DeliveryError> {
+/// #         Ok(Receipt::default())
+/// #     }
+/// # }
+/// hookport_sdk::export!(Notify, id: "Not an id");
+/// ```
 #[macro_export]
 macro_rules! export {
     ($provider:ty, id: $id:literal) => {
+        const _: () = $crate::guest::check_id($id);
+
         #[cfg(target_family = "wasm")]
         const _: () = {
             struct Component;

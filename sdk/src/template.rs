@@ -218,3 +218,169 @@ fn no_json(error: serde_json::Error) -> minijinja::Error {
     )
     .with_source(error)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::testing::{TestEvent, TestHost};
+    use crate::{Context, Description, NoConnection, Receipt, Retry};
+
+    /// Renders its config: text, JSON, or either with an escape.
+    struct Render;
+
+    impl Provider for Render {
+        type Config = Value;
+        type Connection = NoConnection;
+
+        fn describe() -> Description {
+            Description::new("Render", "Renders")
+        }
+
+        fn deliver(_: &Context, delivery: &Delivery<Self>) -> Result<Receipt, DeliveryError> {
+            let mut templates = Templates::new(delivery)?;
+            if delivery.config["escape"] == true {
+                templates = templates.escape_with(|text| text.replace('<', "&lt;"));
+            }
+            let template = delivery.config["template"].as_str().expect("a template");
+            if delivery.config["json"] == true {
+                Ok(Receipt::new(
+                    templates.json("bodyTemplate", template)?.to_string(),
+                ))
+            } else {
+                Ok(Receipt::new(templates.text("bodyTemplate", template)?))
+            }
+        }
+    }
+
+    fn render(config: Value) -> Result<String, DeliveryError> {
+        let event = TestEvent::new("incident.created").payload(&json!({
+            "title": "a \"<b>\"",
+            "count": 3,
+            "tags": ["x", "y"],
+            "nothing": null
+        }));
+        let receipt = TestHost::new().deliver::<Render>(&config, None, &event)?;
+        Ok(receipt.summary)
+    }
+
+    fn text(template: &str) -> String {
+        render(json!({"template": template})).expect(template)
+    }
+
+    fn error(config: Value) -> String {
+        let error = render(config).expect_err("wrong");
+        assert_eq!(error.retry, Retry::Never, "{error}");
+        error.message
+    }
+
+    #[test]
+    fn variables() {
+        assert_eq!(text("{{ payload.title }}"), "a \"<b>\"");
+        assert_eq!(
+            text("{{ event.type }} {{ delivery.attempt }}"),
+            "incident.created 1"
+        );
+        assert_eq!(text("{{ subscription.name }}"), "Test");
+        assert_eq!(text("{{ payload.tags | join('+') }}"), "x+y");
+        assert_eq!(text("{{ payload.missing | default('-') }}"), "-");
+        assert_eq!(text("{{ payload.title | urlencode }}"), "a%20%22%3Cb%3E%22");
+    }
+
+    #[test]
+    fn what_is_undefined_is_named_by_field_and_line() {
+        let message = error(json!({"template": "a\nb {{ payload.titel }}"}));
+        assert!(
+            message.starts_with("bodyTemplate: undefined value in line 2"),
+            "{message}"
+        );
+        let message = error(json!({"template": "{% if %}"}));
+        assert!(
+            message.starts_with("bodyTemplate: syntax error in line 1"),
+            "{message}"
+        );
+        let message = error(json!({"template": r#"{"a": "{{ payload.titel }}"}"#, "json": true}));
+        assert!(message.contains("undefined value"), "{message}");
+    }
+
+    #[test]
+    fn a_template_has_a_budget() {
+        let message = error(json!({
+            "template": "{% for i in range(10000) %}{% for j in range(10000) %}x{% endfor %}{% endfor %}"
+        }));
+        assert!(message.contains("fuel"), "{message}");
+    }
+
+    #[test]
+    fn values_cannot_break_out_of_json() {
+        let check = |template: &str, expected: Value| {
+            let rendered = render(json!({"template": template, "json": true})).expect(template);
+            assert_eq!(
+                serde_json::from_str::<Value>(&rendered).expect("JSON"),
+                expected
+            );
+        };
+        check(
+            r#"{"t": "say {{ payload.title }}"}"#,
+            json!({"t": "say a \"<b>\""}),
+        );
+        check(r#"{"t": {{ payload.title }}}"#, json!({"t": "a \"<b>\""}));
+        check(
+            r#"{"t": {{ payload.title | tojson }}}"#,
+            json!({"t": "a \"<b>\""}),
+        );
+        check(
+            r#"{"n": {{ payload.count }}, "all": {{ payload.tags }}}"#,
+            json!({"n": 3, "all": ["x", "y"]}),
+        );
+        check(
+            r#"[{% for tag in payload.tags %}{{ tag }}{% if not loop.last %},{% endif %}{% endfor %}]"#,
+            json!(["x", "y"]),
+        );
+        let message = error(
+            json!({"template": r#"{"t": "{{ payload.title }}"{% if true %}{% endif %}}"#, "json": true}),
+        );
+        assert!(message.contains("put none around {{ … }}"), "{message}");
+    }
+
+    #[test]
+    fn an_escape_reaches_every_value() {
+        let check = |template: &str, json_too: bool, expected: &str| {
+            let config = json!({"template": template, "json": json_too, "escape": true});
+            assert_eq!(render(config).expect(template), expected, "{template}");
+        };
+        check("<i>{{ payload.title }}", false, "<i>a \"&lt;b>\"");
+        check("{{ payload.title | safe }}", false, "a \"<b>\"");
+        check(
+            "{{ [payload.title] | tojson }}",
+            false,
+            r#"["a \"&lt;b>\""]"#,
+        );
+        check(
+            "{{ payload.tags | tojson(indent=2) }}",
+            false,
+            "[\n  \"x\",\n  \"y\"\n]",
+        );
+        check(
+            "{{ payload.tags | tojson(true) }}",
+            false,
+            "[\n  \"x\",\n  \"y\"\n]",
+        );
+        check(
+            r#"{"t": {{ payload.title }}}"#,
+            true,
+            r#"{"t":"a \"&lt;b>\""}"#,
+        );
+        check(
+            r#"{"t": {{ payload.title | tojson }}}"#,
+            true,
+            r#"{"t":"a \"&lt;b>\""}"#,
+        );
+        check(
+            r#"{"t": "{{ payload.title }}"}"#,
+            true,
+            r#"{"t":"a \"&lt;b>\""}"#,
+        );
+    }
+}
