@@ -1,5 +1,9 @@
 //! A gateway for tests: scripted answers, recorded requests, real signatures. Native; no
 //! WebAssembly, no network.
+//!
+//! It grants what the provider's description asks for, and denies every other host.
+
+mod hosts;
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
@@ -95,6 +99,14 @@ impl TestEvent {
     }
 }
 
+/// What the provider of the current call may reach.
+#[derive(Default)]
+struct Grant {
+    hosts: Vec<String>,
+    config: Value,
+    connection: Value,
+}
+
 /// The gateway's stand-in.
 #[derive(Default)]
 pub struct TestHost {
@@ -103,6 +115,7 @@ pub struct TestHost {
     secrets: RefCell<HashMap<String, String>>,
     logs: RefCell<Vec<(Level, String)>>,
     cache: RefCell<HashMap<String, Vec<u8>>>,
+    grant: RefCell<Grant>,
     exposes: bool,
 }
 
@@ -166,6 +179,7 @@ impl TestHost {
         connection: Option<&Value>,
         event: &TestEvent,
     ) -> Result<Receipt, DeliveryError> {
+        self.grant::<P>(config, connection);
         let delivery = Delivery::<P> {
             event: event.0.clone(),
             subscription: Subscription {
@@ -187,6 +201,7 @@ impl TestHost {
     /// # Errors
     /// What the provider returned, or that the document does not fit its type.
     pub fn test_connection<P: Provider>(&self, connection: &Value) -> Result<String, String> {
+        self.grant::<P>(&Value::Null, Some(connection));
         let connection = guest::parse("connection", &connection.to_string())?;
         P::test_connection(&Context::new(self), &connection)
     }
@@ -201,6 +216,7 @@ impl TestHost {
         connection: Option<&Value>,
         search: Option<&str>,
     ) -> Result<Vec<SelectOption>, String> {
+        self.grant::<P>(&Value::Null, connection);
         let request = OptionsRequest {
             resolver: resolver.into(),
             connection: connection
@@ -225,6 +241,19 @@ impl TestHost {
     /// The schema that the gateway would show for a config or connection type.
     pub fn schema<T: schemars::JsonSchema>() -> Option<Value> {
         guest::schema_of::<T>()
+    }
+
+    fn grant<P: Provider>(&self, config: &Value, connection: Option<&Value>) {
+        *self.grant.borrow_mut() = Grant {
+            hosts: P::describe().hosts,
+            config: config.clone(),
+            connection: connection.cloned().unwrap_or_default(),
+        };
+    }
+
+    fn is_granted(&self, url: &str) -> bool {
+        let grant = self.grant.borrow();
+        hosts::allowed(&grant.hosts, &grant.config, &grant.connection, url)
     }
 
     fn value(&self, secret: &Secret) -> Result<String, String> {
@@ -293,9 +322,17 @@ impl Backend for TestHost {
         if let Some(credentials) = credentials {
             headers.push(("authorization".into(), credentials));
         }
+        let url = self.fill(&request.url)?;
+        if !self.is_granted(&url) {
+            let authority: Vec<_> = url.splitn(4, '/').take(3).collect();
+            return Err(HttpError::Denied(format!(
+                "{} is not among the hosts that the description asks for",
+                authority.join("/")
+            )));
+        }
         self.requests.borrow_mut().push(SentRequest {
             method: request.method,
-            url: self.fill(&request.url)?,
+            url,
             headers,
             body: match request.body {
                 Body::Empty => Vec::new(),
@@ -363,5 +400,69 @@ impl Backend for TestHost {
 
     fn now(&self) -> SystemTime {
         now()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Description, NoConnection};
+
+    struct Fixed;
+
+    impl Provider for Fixed {
+        type Config = Secret;
+        type Connection = NoConnection;
+
+        fn describe() -> Description {
+            Description::new("Fixed", "Sends to the URL that is its config").host("example.com")
+        }
+
+        fn deliver(ctx: &Context, delivery: &Delivery<Self>) -> Result<Receipt, DeliveryError> {
+            let mac = ctx
+                .hmac_sha256(
+                    &delivery.config,
+                    b"what do ya want for nothing?",
+                    KeyEncoding::Raw,
+                )
+                .map_err(DeliveryError::permanent)?;
+            ctx.info(format!("{:02x}{:02x}", mac[0], mac[31]));
+            assert!(ctx.cache_set("key", b"value", Duration::from_secs(1)));
+            ctx.send(Request::post(&delivery.config))?;
+            Ok(Receipt::default())
+        }
+    }
+
+    fn deliver(host: &TestHost, url: &str) -> Result<Receipt, DeliveryError> {
+        host.deliver::<Fixed>(&host.secret(url), None, &TestEvent::new("a.b"))
+    }
+
+    #[test]
+    fn a_host_that_is_not_described_is_denied() {
+        let host = TestHost::new().respond(200, "");
+        let error = deliver(&host, "https://evil.test/path?token=1").expect_err("denied");
+        assert_eq!(error.retry, crate::Retry::Never);
+        assert!(
+            error.message.contains("https://evil.test is not among"),
+            "{error}"
+        );
+        assert!(!error.message.contains("token"), "{error}");
+        assert!(host.requests().is_empty());
+        deliver(&host, "https://example.com/path").expect("granted");
+        assert_eq!(host.requests()[0].url, "https://example.com/path");
+    }
+
+    #[test]
+    fn signatures_are_real() {
+        // RFC 4231, section 4.3: test case 2.
+        let host = TestHost::new();
+        let _ = deliver(&host, "Jefe");
+        assert_eq!(host.logs()[0], (Level::Info, "5b43".into()));
+    }
+
+    #[test]
+    fn a_request_without_an_answer_fails() {
+        let error = deliver(&TestHost::new(), "https://example.com/").expect_err("no answer");
+        assert_eq!(error.retry, crate::Retry::Default);
     }
 }
