@@ -173,3 +173,12 @@ macro_rules! export {
         };
     };
 }
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_guide_shows_the_example_as_it_is() {
+        let guide = include_str!("../../docs/guide/README.md");
+        assert!(guide.contains(include_str!("../examples/tickets.rs")));
+    }
+}
