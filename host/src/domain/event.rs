@@ -23,7 +23,9 @@ impl EventTypeName {
     pub fn parse(text: &str) -> Result<Self, NameError> {
         check_segments(text)?;
         if !text.contains('.') {
-            return Err(NameError("write at least two segments, as in incident.created"));
+            return Err(NameError(
+                "write at least two segments, as in incident.created",
+            ));
         }
         Ok(Self(text.into()))
     }
@@ -157,7 +159,15 @@ mod tests {
 
     #[test]
     fn refused_names() {
-        for text in ["", "incident", "Incident.created", "a..b", ".a.b", "a.b.", "a.*"] {
+        for text in [
+            "",
+            "incident",
+            "Incident.created",
+            "a..b",
+            ".a.b",
+            "a.b.",
+            "a.*",
+        ] {
             assert!(EventTypeName::parse(text).is_err(), "{text}");
         }
         for text in ["", "in*", "*.created", "incident.", "incident.*.x", ".*"] {

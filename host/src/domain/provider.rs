@@ -29,7 +29,11 @@ impl ProviderId {
             && text
                 .bytes()
                 .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
-        if ok { Ok(Self(text.into())) } else { Err(ProviderIdError) }
+        if ok {
+            Ok(Self(text.into()))
+        } else {
+            Err(ProviderIdError)
+        }
     }
 
     /// The identifier as text.

@@ -104,7 +104,9 @@ mod tests {
 
     #[test]
     fn jitter_lengthens_by_a_tenth_at_most() {
-        let policy = RetryPolicy { delays_ms: vec![1_000] };
+        let policy = RetryPolicy {
+            delays_ms: vec![1_000],
+        };
         assert_eq!(
             policy.after_failure(1, RetryAdvice::Default, 1.0),
             NextStep::RetryAfter(Duration::from_millis(1_100))

@@ -76,7 +76,10 @@ impl Subscription {
         self.enabled
             && self.events.matches(event.event_type.as_str())
             && (self.system_filter.is_empty()
-                || event.system_ids.iter().any(|id| self.system_filter.contains(id)))
+                || event
+                    .system_ids
+                    .iter()
+                    .any(|id| self.system_filter.contains(id)))
     }
 
     /// What keeps the deliveries of one correlation key in order, when order is asked for.

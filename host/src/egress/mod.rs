@@ -13,7 +13,7 @@ pub mod address;
 pub mod client;
 pub mod pattern;
 
-pub use client::Egress;
+pub use client::{Egress, EgressConfig};
 pub use pattern::HostPattern;
 
 /// Where one provider's call may go.
