@@ -26,3 +26,39 @@ pub trait Clock: Send + Sync + 'static {
     /// The current instant.
     fn now(&self) -> Timestamp;
 }
+
+const RFC3339_MS: &[time::format_description::BorrowedFormatItem<'_>] = time::macros::format_description!(
+    "[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z"
+);
+
+/// RFC 3339 in UTC with milliseconds: `2026-01-31T08:00:00.000Z`. Instants outside the years 0 to
+/// 9999 are shown as the epoch.
+#[must_use]
+pub fn rfc3339(at: Timestamp) -> String {
+    time::OffsetDateTime::from_unix_timestamp_nanos(i128::from(at.0) * 1_000_000)
+        .unwrap_or(time::OffsetDateTime::UNIX_EPOCH)
+        .format(RFC3339_MS)
+        .unwrap_or_default()
+}
+
+/// The instant that an RFC 3339 text names, to the millisecond.
+#[must_use]
+pub fn parse_rfc3339(text: &str) -> Option<Timestamp> {
+    let parsed = time::OffsetDateTime::parse(text, &time::format_description::well_known::Rfc3339);
+    let ms = parsed.ok()?.unix_timestamp_nanos().div_euclid(1_000_000);
+    i64::try_from(ms).ok().map(Timestamp)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rfc3339_round_trips() {
+        let at = Timestamp(1_700_000_000_123);
+        assert_eq!(rfc3339(at), "2023-11-14T22:13:20.123Z");
+        assert_eq!(parse_rfc3339(&rfc3339(at)), Some(at));
+        assert_eq!(parse_rfc3339("2023-11-14T23:13:20.1239+01:00"), Some(at));
+        assert_eq!(parse_rfc3339("yesterday"), None);
+    }
+}

@@ -11,4 +11,5 @@ pub mod id;
 pub mod key;
 pub mod provider;
 pub mod retry;
+pub mod schema;
 pub mod subscription;

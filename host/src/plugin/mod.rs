@@ -8,7 +8,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use zeroize::Zeroizing;
+pub mod artefact;
+mod bindings;
+mod cache;
+mod call;
+pub mod component;
+pub mod engine;
+mod imports;
+pub mod limits;
+pub mod sanitize;
+mod state;
+mod stdio;
+mod wasi_http;
+
+pub use sanitize::SecretSet;
+pub use state::{EffectivePermissions, HostRule};
 
 use crate::domain::delivery::LogLine;
 use crate::domain::event::Event;
@@ -24,7 +38,7 @@ pub struct GuestDocument {
     /// The schema version it was written for.
     pub version: u32,
     /// The values behind the handles.
-    pub secrets: Arc<HashMap<String, Zeroizing<String>>>,
+    pub secrets: Arc<SecretSet>,
     /// Values that host patterns may refer to: `config.url` → `https://…`. Non-secret string
     /// leaves of the document's top level, without the `config.`/`connection.` prefix.
     pub fields: Arc<HashMap<String, String>>,
@@ -34,7 +48,7 @@ impl std::fmt::Debug for GuestDocument {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("GuestDocument")
             .field("version", &self.version)
-            .field("secrets", &self.secrets.len())
+            .field("secrets", &self.secrets)
             .finish_non_exhaustive()
     }
 }
@@ -144,6 +158,20 @@ pub struct CallReport<T> {
     pub version: Arc<str>,
     /// How long the call took.
     pub elapsed: Duration,
+}
+
+impl<T> CallReport<T> {
+    /// The report of a call that was never made.
+    #[must_use]
+    pub fn failed(failure: CallFailure) -> Self {
+        Self {
+            result: Err(failure),
+            logs: Vec::new(),
+            http_status: None,
+            version: "".into(),
+            elapsed: Duration::ZERO,
+        }
+    }
 }
 
 /// Why a grant was not taken.

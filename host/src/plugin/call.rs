@@ -1,0 +1,184 @@
+//! One call: a fresh instance, its budget, and how it ended.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use wasmtime::{Store, Trap, UpdateDeadline};
+
+use super::bindings::Provider;
+use super::engine::{LoadedCode, Sandbox, TICK};
+use super::state::{CallContext, CallShared, CallState};
+use super::{CallFailure, CallReport};
+
+/// The CPU budget is spent.
+#[derive(Debug, thiserror::Error)]
+#[error("the CPU budget of {0} ms is spent")]
+struct CpuSpent(u32);
+
+/// Runs `body` on a fresh instance. The call is a task of its own, so that a panic in a host
+/// function ends the call and not the caller; `body` returns what the guest returned, and the
+/// guest's own error as `Err`.
+pub(super) async fn run<T, F>(
+    sandbox: &Sandbox,
+    code: &LoadedCode,
+    context: CallContext,
+    version: Arc<str>,
+    body: F,
+) -> CallReport<T>
+where
+    T: Send + 'static,
+    F: AsyncCall<T>,
+{
+    let started = Instant::now();
+    let Ok(slot) = sandbox.slots.clone().acquire_owned().await else {
+        return CallReport::failed(CallFailure::Unavailable(
+            "the sandbox is shut down".to_owned(),
+        ));
+    };
+    let shared = Arc::new(CallShared::new(context));
+    let store = new_store(sandbox, &shared);
+    let pre = code.pre.clone();
+    let for_task = shared.clone();
+    let task = tokio::spawn(async move {
+        let mut store = store;
+        let timeout = for_task.context.timeout;
+        let work = async {
+            let provider = pre.instantiate_async(&mut store).await?;
+            body.call(&provider, &mut store).await
+        };
+        let ended = tokio::time::timeout_at(for_task.deadline, work).await;
+        let refused = store.data().limiter.refused();
+        // The store goes first: what it still holds of the guest's output joins the log.
+        drop(store);
+        drop(slot);
+        match ended {
+            Ok(result) => judge(&for_task, result, refused),
+            Err(_) => Err(CallFailure::Limit(format!(
+                "the call took longer than its deadline of {} ms",
+                timeout.as_millis()
+            ))),
+        }
+    });
+    let result = task.await.unwrap_or_else(|_| {
+        Err(CallFailure::Trap(
+            "a host function failed; the gateway's log has more".to_owned(),
+        ))
+    });
+    CallReport {
+        result,
+        logs: shared.take_log(),
+        http_status: shared.http_status(),
+        version,
+        elapsed: started.elapsed(),
+    }
+}
+
+/// What to call once the instance is there.
+pub(super) trait AsyncCall<T>: Send + 'static {
+    /// `Ok(Err(_))` is the guest's own error.
+    fn call(
+        self,
+        provider: &Provider,
+        store: &mut Store<CallState>,
+    ) -> impl Future<Output = wasmtime::Result<Result<T, CallFailure>>> + Send;
+}
+
+fn new_store(sandbox: &Sandbox, shared: &Arc<CallShared>) -> Store<CallState> {
+    let limits = &shared.context.limits;
+    let tick_ms = u32::try_from(TICK.as_millis()).unwrap_or(1).max(1);
+    let ticks = limits.cpu_ms_max.div_ceil(tick_ms).max(1);
+    let mut store = Store::new(sandbox.engine(), CallState::new(shared.clone(), ticks));
+    store.limiter(|state| &mut state.limiter);
+    store.set_hostcall_fuel(limits.transfer_bytes_max());
+    store.set_max_component_handles(limits.handles_max);
+    store.set_epoch_deadline(1);
+    let cpu_ms_max = limits.cpu_ms_max;
+    store.epoch_deadline_callback(move |mut store| {
+        let state = store.data_mut();
+        match state.ticks_left.checked_sub(1) {
+            Some(left) => {
+                state.ticks_left = left;
+                Ok(UpdateDeadline::Yield(1))
+            }
+            None => Err(CpuSpent(cpu_ms_max).into()),
+        }
+    });
+    store
+}
+
+/// Sorts the end of a call into the four kinds.
+fn judge<T>(
+    shared: &CallShared,
+    result: wasmtime::Result<Result<T, CallFailure>>,
+    refused: Option<&'static str>,
+) -> Result<T, CallFailure> {
+    let failure = match result {
+        Ok(Ok(value)) => return Ok(value),
+        Ok(Err(failure)) => failure,
+        Err(error) => trapped(shared, &error, refused),
+    };
+    // What the call was denied or ran out of explains its failure better than its own words.
+    if let Some(what) = shared.denied() {
+        return Err(CallFailure::Denied(
+            shared.sanitize(what.to_owned(), 1 << 10),
+        ));
+    }
+    match (&failure, shared.limited()) {
+        (CallFailure::Provider { .. } | CallFailure::Trap(_), Some(what)) => {
+            Err(CallFailure::Limit(what.to_owned()))
+        }
+        _ => Err(failure),
+    }
+}
+
+fn trapped(
+    shared: &CallShared,
+    error: &wasmtime::Error,
+    refused: Option<&'static str>,
+) -> CallFailure {
+    let limits = &shared.context.limits;
+    if let Some(spent) = error.downcast_ref::<CpuSpent>() {
+        return CallFailure::Limit(spent.to_string());
+    }
+    if let Some(what) = refused {
+        let max = if what == "memory" {
+            format!("{} bytes of memory", limits.memory_bytes_max)
+        } else {
+            format!("{} {what}", limits.table_elements_max)
+        };
+        return CallFailure::Limit(format!("the guest asked for more than {max}"));
+    }
+    match error.downcast_ref::<Trap>() {
+        Some(Trap::StackOverflow) => {
+            return CallFailure::Limit("the guest's stack overflowed".to_owned());
+        }
+        Some(Trap::AllocationTooLarge) => {
+            return CallFailure::Limit("the guest asked for more memory than allowed".to_owned());
+        }
+        _ => {}
+    }
+    let text = format!("{:#}", error);
+    if is_host_allowance(&text) {
+        return CallFailure::Limit(shared.sanitize(
+            format!(
+                "the guest handed the host more than allowed: {}",
+                error.root_cause()
+            ),
+            1 << 10,
+        ));
+    }
+    // The backtrace names functions of the guest: useful to its author, harmless to keep.
+    CallFailure::Trap(shared.sanitize(format!("the guest trapped: {text}"), 2 << 10))
+}
+
+/// Whether wasmtime stopped the guest for exceeding what the host sets aside for one call:
+/// bytes handed over, handles, entries of the resource table. These have no error type.
+fn is_host_allowance(text: &str) -> bool {
+    [
+        "fuel allocated for hostcalls",
+        "store handle limit exceeded",
+        "resource table has no free keys",
+    ]
+    .iter()
+    .any(|needle| text.contains(needle))
+}

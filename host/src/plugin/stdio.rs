@@ -1,0 +1,120 @@
+//! A guest's stdout and stderr: lines of the delivery's log, within its caps.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use tokio::io::AsyncWrite;
+use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
+use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
+
+use super::state::CallShared;
+
+/// Longest line; the rest starts a new one.
+const LINE_BYTES_MAX: usize = 4 << 10;
+/// Bytes taken from the guest in one write.
+const WRITE_BYTES_MAX: usize = 64 << 10;
+
+/// One of the two streams. Clones write to the same pending line.
+#[derive(Clone)]
+pub(super) struct GuestOutput {
+    name: &'static str,
+    shared: Arc<CallShared>,
+    line: Arc<Mutex<Vec<u8>>>,
+}
+
+impl GuestOutput {
+    pub(super) fn new(name: &'static str, shared: Arc<CallShared>) -> Self {
+        Self {
+            name,
+            shared,
+            line: Arc::default(),
+        }
+    }
+
+    fn take(&self, bytes: &[u8]) {
+        let mut line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
+        for &byte in bytes {
+            if byte == b'\n' || line.len() >= LINE_BYTES_MAX {
+                self.end_line(&mut line);
+            }
+            if byte != b'\n' {
+                line.push(byte);
+            }
+        }
+    }
+
+    fn end_line(&self, line: &mut Vec<u8>) {
+        if !line.is_empty() {
+            let text = String::from_utf8_lossy(line).into_owned();
+            line.clear();
+            self.shared.log(self.name, text);
+        }
+    }
+}
+
+impl Drop for GuestOutput {
+    fn drop(&mut self) {
+        let line = std::mem::take(&mut *self.line.lock().unwrap_or_else(PoisonError::into_inner));
+        if !line.is_empty() {
+            self.shared
+                .log(self.name, String::from_utf8_lossy(&line).into_owned());
+        }
+    }
+}
+
+impl IsTerminal for GuestOutput {
+    fn is_terminal(&self) -> bool {
+        false
+    }
+}
+
+impl StdoutStream for GuestOutput {
+    fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
+        Box::new(self.clone())
+    }
+
+    fn p2_stream(&self) -> Box<dyn OutputStream> {
+        Box::new(self.clone())
+    }
+}
+
+#[wasmtime_wasi::async_trait]
+impl Pollable for GuestOutput {
+    async fn ready(&mut self) {}
+}
+
+impl OutputStream for GuestOutput {
+    fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
+        self.take(&bytes);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> StreamResult<()> {
+        Ok(())
+    }
+
+    fn check_write(&mut self) -> StreamResult<usize> {
+        Ok(WRITE_BYTES_MAX)
+    }
+}
+
+impl AsyncWrite for GuestOutput {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        self.take(bytes);
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
