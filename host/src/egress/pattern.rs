@@ -134,6 +134,43 @@ impl HostPattern {
             .map_err(|_| fail("must be an absolute http or https URL"))
     }
 
+    /// Whether every authority that `other` names is named by this pattern too.
+    #[must_use]
+    pub fn covers(&self, other: &Self) -> bool {
+        match (&self.0, &other.0) {
+            (Pattern::Any, _) => true,
+            (Pattern::Authority { .. }, Pattern::Any) => false,
+            (
+                Pattern::Authority {
+                    scheme,
+                    port,
+                    below,
+                    host,
+                },
+                Pattern::Authority {
+                    scheme: other_scheme,
+                    port: other_port,
+                    below: other_below,
+                    host: other_host,
+                },
+            ) => {
+                let deeper = *below
+                    && other_host
+                        .strip_suffix(host.as_str())
+                        .is_some_and(|prefix| prefix.len() > 1 && prefix.ends_with('.'));
+                scheme == other_scheme
+                    && port == other_port
+                    && (deeper || (below == other_below && host == other_host))
+            }
+        }
+    }
+
+    /// Whether this is `*`.
+    #[must_use]
+    pub fn is_any(&self) -> bool {
+        self.0 == Pattern::Any
+    }
+
     /// Whether `url` is at an authority that this pattern names.
     #[must_use]
     pub fn matches(&self, url: &Url) -> bool {
@@ -219,6 +256,26 @@ mod tests {
         check("https://[::1]:2", "https://[0:0::1]:2/", true);
         check("*", "http://anything.test:99/", true);
         check("bücher.example", "https://xn--bcher-kva.example/", true);
+    }
+
+    #[test]
+    fn covering() {
+        let check = |wide: &str, narrow: &str, expected: bool| {
+            let (a, b) = (HostPattern::parse(wide), HostPattern::parse(narrow));
+            let covers = a.expect(wide).covers(&b.expect(narrow));
+            assert_eq!(covers, expected, "{wide} covers {narrow}");
+        };
+        check("*", "http://a.test:1", true);
+        check("a.test", "*", false);
+        check("a.test", "https://A.test:443", true);
+        check("a.test", "http://a.test", false);
+        check("*.a.test", "x.a.test", true);
+        check("*.a.test", "*.x.a.test", true);
+        check("*.a.test", "*.a.test", true);
+        check("*.a.test", "a.test", false);
+        check("a.test", "*.a.test", false);
+        check("*.a.test", "x.a.test:8443", false);
+        check("*.a.test", "bada.test", false);
     }
 
     #[test]

@@ -57,7 +57,7 @@ impl HostRule {
 }
 
 /// What the calls of a provider may do: asked ∩ granted.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EffectivePermissions {
     /// Hosts that may be reached.
     pub hosts: Vec<HostRule>,

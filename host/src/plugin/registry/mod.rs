@@ -1,0 +1,578 @@
+//! The installed providers: what lies in the providers directory, what of it may be used, and
+//! which component answers calls.
+//!
+//! Invariant: the component that serves a provider is replaced only by one that was verified,
+//! compiled, described and granted in full, and in one step; whatever else happens in the
+//! directory is reported and changes nothing. A call ends on the component that it began with.
+//!
+//! [`state`] decides, without I/O; this module reads, compiles, watches and publishes.
+
+mod code_cache;
+mod directory;
+mod grants;
+mod load;
+mod state;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use async_trait::async_trait;
+use notify::{EventKind, RecursiveMode, Watcher};
+use tokio::sync::{Notify, broadcast};
+use tokio::task::JoinHandle;
+
+pub use code_cache::{CodeCache, CodeCacheError, CodeCacheLimits};
+pub use grants::{FileGrant, GRANTS_FILE, InvalidGrant, parse_file as parse_grants_file};
+pub use load::inspect;
+
+use self::load::Loader;
+use self::state::{Announcement, Look, State};
+use super::compile_child::Compiler;
+use super::component::LoadedComponent;
+use super::engine::Sandbox;
+use super::limits::Limits;
+use super::{
+    CallFailure, CallReport, DeliverCall, DocumentKind, EffectivePermissions, GrantError,
+    GuestDocument, OptionsCall, Providers, Receipt, SelectOption,
+};
+use crate::domain::clock::Clock;
+use crate::domain::provider::{
+    ComponentReport, ComponentState, Descriptor, Grant, ProviderId, ProviderReport,
+};
+use crate::store::{CatalogStore, GrantRecord};
+
+const EVENTS_KEPT: usize = 64;
+/// Gathers the bursts of events that one copy makes.
+const GATHER: Duration = Duration::from_millis(20);
+
+/// Settings of the registry.
+#[derive(Clone, Debug)]
+pub struct RegistryConfig {
+    /// The providers directory.
+    pub directory: PathBuf,
+    /// Where compiled code is kept; `None`: nowhere.
+    pub cache_directory: Option<PathBuf>,
+    /// How much compiled code is kept.
+    pub cache_limits: CodeCacheLimits,
+    /// Where components are compiled.
+    pub compiler: Compiler,
+    /// The directory is looked at so often even when nothing was heard of it.
+    pub rescan_interval: Duration,
+    /// A file that changed lately must stay unchanged for so long before it is read.
+    pub settle_interval: Duration,
+    /// How long a start waits for components to be compiled before it goes on without them.
+    pub startup_wait: Duration,
+    /// Limits of calls.
+    pub limits: Limits,
+    /// Overrides for some providers.
+    pub provider_limits: HashMap<ProviderId, Limits>,
+}
+
+impl RegistryConfig {
+    /// Defaults for a directory and a compiler.
+    #[must_use]
+    pub fn new(directory: PathBuf, compiler: Compiler) -> Self {
+        Self {
+            directory,
+            cache_directory: None,
+            cache_limits: CodeCacheLimits::default(),
+            compiler,
+            rescan_interval: Duration::from_secs(2),
+            settle_interval: Duration::from_millis(200),
+            startup_wait: Duration::from_secs(30),
+            limits: Limits::default(),
+            provider_limits: HashMap::new(),
+        }
+    }
+}
+
+/// The registry cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The providers directory cannot be read.
+    #[error(
+        "the providers directory {path} cannot be read: {source}; create it, or name another with --providers"
+    )]
+    Directory {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The grants on record cannot be read.
+    #[error("the grants on record cannot be read: {0}")]
+    Store(#[from] crate::store::StoreError),
+}
+
+/// What the rest of the gateway may want to know.
+#[derive(Clone, Debug, PartialEq)]
+pub enum RegistryEvent {
+    /// The set of serving components, or what they may do, is another.
+    Changed,
+    /// A component cannot be used: the operational event `hookport.provider.failed`.
+    Failed {
+        /// The provider whose file it is, where that is known.
+        provider: Option<ProviderId>,
+        /// What and why.
+        report: ComponentReport,
+    },
+    /// A component asks for more than is granted.
+    AwaitingGrant {
+        /// The provider.
+        provider: ProviderId,
+        /// What is missing: host patterns, `exposeSecrets`.
+        missing: Vec<String>,
+    },
+}
+
+/// A component that answers calls, and under what.
+struct Serving {
+    version: Arc<state::Version>,
+    effective: EffectivePermissions,
+    component: LoadedComponent,
+}
+
+type ServingMap = HashMap<ProviderId, Arc<Serving>>;
+
+/// The installed providers. Dropping it ends the watching; calls under way go on.
+pub struct Registry {
+    inner: Arc<Inner>,
+    watch: JoinHandle<()>,
+    /// Held for its callback.
+    _watcher: Option<notify::RecommendedWatcher>,
+}
+
+struct Inner {
+    config: RegistryConfig,
+    sandbox: Arc<Sandbox>,
+    store: Arc<dyn CatalogStore>,
+    clock: Arc<dyn Clock>,
+    loader: Loader,
+    state: Mutex<State>,
+    serving: ArcSwap<ServingMap>,
+    events: broadcast::Sender<RegistryEvent>,
+    wake: Arc<Notify>,
+    /// Grants reach the store one after the other, in the order in which they count here.
+    grant_writes: tokio::sync::Mutex<()>,
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        self.watch.abort();
+    }
+}
+
+impl std::fmt::Debug for Registry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Registry({})", self.inner.config.directory.display())
+    }
+}
+
+impl Registry {
+    /// Loads what the directory holds, all at once, and goes on watching it. Returns when each
+    /// file is loaded or refused, or after `startup_wait`: what is still being compiled then
+    /// joins later.
+    ///
+    /// # Errors
+    /// When the directory or the grants on record cannot be read. A code cache that cannot be
+    /// used is reported and done without.
+    pub async fn start(
+        config: RegistryConfig,
+        sandbox: Arc<Sandbox>,
+        store: Arc<dyn CatalogStore>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, StartError> {
+        let started = Instant::now();
+        let unreadable = |source| StartError::Directory {
+            path: config.directory.clone(),
+            source,
+        };
+        std::fs::read_dir(&config.directory).map_err(unreadable)?;
+        let stored = store.grants().await?;
+        let wake = Arc::new(Notify::new());
+        // Watching begins before the first look, so that nothing falls between.
+        let watcher = watch(&config.directory, wake.clone());
+        let inner = Arc::new(Inner {
+            loader: Loader::new(&config, sandbox.clone()),
+            state: Mutex::new(State::new(stored)),
+            serving: ArcSwap::default(),
+            events: broadcast::Sender::new(EVENTS_KEPT),
+            config,
+            sandbox,
+            store,
+            clock,
+            wake,
+            grant_writes: tokio::sync::Mutex::default(),
+        });
+        let loads = inner.look().await.map_err(unreadable_of(&inner))?;
+        let all = futures_util::future::join_all(loads);
+        if tokio::time::timeout(inner.config.startup_wait, all)
+            .await
+            .is_err()
+        {
+            tracing::warn!("some components are still being compiled; starting without them");
+        }
+        inner.lock().release();
+        inner.settle();
+        tracing::info!(
+            directory = %inner.config.directory.display(),
+            serving = inner.serving.load().len(),
+            elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            "providers loaded"
+        );
+        let watch = tokio::spawn(run(inner.clone()));
+        Ok(Self {
+            inner,
+            watch,
+            _watcher: watcher,
+        })
+    }
+
+    /// Events from now on.
+    #[must_use]
+    pub fn subscribe(&self) -> broadcast::Receiver<RegistryEvent> {
+        self.inner.events.subscribe()
+    }
+
+    /// Looks at the directory now instead of at the next change or interval.
+    pub fn rescan(&self) {
+        self.inner.wake.notify_one();
+    }
+
+    fn serving(&self, id: &ProviderId) -> Result<Arc<Serving>, CallFailure> {
+        match self.inner.serving.load().get(id) {
+            Some(serving) => Ok(serving.clone()),
+            None => Err(CallFailure::Unavailable(self.inner.lock().why_not(id))),
+        }
+    }
+}
+
+fn unreadable_of(inner: &Arc<Inner>) -> impl Fn(std::io::Error) -> StartError {
+    let path = inner.config.directory.clone();
+    move |source| StartError::Directory {
+        path: path.clone(),
+        source,
+    }
+}
+
+/// Hears of changes in the directory, where the system can tell.
+fn watch(directory: &std::path::Path, wake: Arc<Notify>) -> Option<notify::RecommendedWatcher> {
+    let handler = move |event: notify::Result<notify::Event>| {
+        // Our own reading makes access events; only the end of a write among them counts.
+        let counts = match event {
+            Ok(event) => match event.kind {
+                EventKind::Access(kind) => {
+                    kind == notify::event::AccessKind::Close(notify::event::AccessMode::Write)
+                }
+                _ => true,
+            },
+            Err(_) => true,
+        };
+        if counts {
+            wake.notify_one();
+        }
+    };
+    let watcher = notify::recommended_watcher(handler).and_then(|mut watcher| {
+        watcher.watch(directory, RecursiveMode::NonRecursive)?;
+        Ok(watcher)
+    });
+    match watcher {
+        Ok(watcher) => Some(watcher),
+        Err(error) => {
+            tracing::warn!(
+                directory = %directory.display(), %error,
+                "changes of the providers directory are not told by the system; it is looked at in intervals"
+            );
+            None
+        }
+    }
+}
+
+async fn run(inner: Arc<Inner>) {
+    let mut listed = true;
+    loop {
+        let wait = if inner.lock().unsettled() {
+            inner.config.settle_interval
+        } else {
+            inner.config.rescan_interval
+        };
+        if tokio::time::timeout(wait, inner.wake.notified())
+            .await
+            .is_ok()
+        {
+            tokio::time::sleep(GATHER).await;
+        }
+        match inner.look().await {
+            Ok(_) => listed = true,
+            Err(error) => {
+                if std::mem::replace(&mut listed, false) {
+                    tracing::error!(
+                        directory = %inner.config.directory.display(), %error,
+                        "the providers directory cannot be read; the providers loaded go on serving"
+                    );
+                }
+            }
+        }
+    }
+}
+
+impl Inner {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks at the directory once and starts loading what is new and stable.
+    async fn look(self: &Arc<Self>) -> std::io::Result<Vec<JoinHandle<()>>> {
+        let directory = self.config.directory.clone();
+        let seen_grants = self.lock().grants_signature();
+        let (found, grants) = tokio::task::spawn_blocking(move || {
+            directory::scan(&directory)
+                .map(|found| (found, look_at_grants(&directory, seen_grants)))
+        })
+        .await
+        .map_err(std::io::Error::other)??;
+        let now = self.clock.now();
+        let to_load = {
+            let mut state = self.lock();
+            if let Some((signature, read)) = grants {
+                state.take_grants_file(signature, read, now);
+            }
+            state.look(found, now)
+        };
+        let loads = to_load
+            .into_iter()
+            .map(|look| {
+                let (file, generation) = (look.file.clone(), look.generation);
+                let task = tokio::spawn(self.clone().load(look));
+                self.lock().started(&file, generation, task.abort_handle());
+                task
+            })
+            .collect();
+        self.settle();
+        Ok(loads)
+    }
+
+    async fn load(self: Arc<Self>, look: Look) {
+        let outcome = self.loader.load(&look).await;
+        self.lock().loaded(&look, outcome);
+        self.settle();
+    }
+
+    /// Decides anew what serves, publishes it, and tells.
+    fn settle(self: &Arc<Self>) {
+        let mut state = self.lock();
+        let Some(settled) = state.settle(self.clock.now()) else {
+            return;
+        };
+        let before = self.serving.load();
+        let mut changed = before.len() != settled.serving.len();
+        let mut after = ServingMap::with_capacity(settled.serving.len());
+        for (id, (version, effective)) in settled.serving {
+            let kept = before.get(&id).filter(|serving| {
+                Arc::ptr_eq(&serving.version, &version) && serving.effective == effective
+            });
+            let serving = match kept {
+                Some(serving) => serving.clone(),
+                None => {
+                    changed = true;
+                    Arc::new(self.serve(version, effective))
+                }
+            };
+            after.insert(id, serving);
+        }
+        if changed {
+            self.serving.store(Arc::new(after));
+        }
+        // Published under the lock, so that events come in the order of what they tell.
+        for announcement in settled.announcements {
+            self.announce(announcement);
+        }
+        if changed {
+            self.tell(RegistryEvent::Changed);
+        }
+        drop(state);
+        if !settled.carried_over.is_empty() {
+            tokio::spawn(self.clone().pin_anew(settled.carried_over));
+        }
+    }
+
+    /// Keeps on record which component a grant was carried over to.
+    async fn pin_anew(self: Arc<Self>, records: Vec<GrantRecord>) {
+        for record in records {
+            let _turn = self.grant_writes.lock().await;
+            if !self.lock().is_current(&record) {
+                continue;
+            }
+            let provider = record.provider.clone();
+            if let Err(error) = self.store.put_grant(record).await {
+                tracing::warn!(%provider, %error, "a grant that was carried over is not on record; it is carried over again at the next start");
+            }
+        }
+    }
+
+    fn serve(&self, version: Arc<state::Version>, effective: EffectivePermissions) -> Serving {
+        let limits = self
+            .config
+            .provider_limits
+            .get(&version.descriptor.id)
+            .unwrap_or(&self.config.limits);
+        Serving {
+            component: LoadedComponent::new(
+                self.sandbox.clone(),
+                version.code.clone(),
+                &version.descriptor,
+                effective.clone(),
+                limits.clone(),
+            ),
+            version,
+            effective,
+        }
+    }
+
+    fn announce(&self, announcement: Announcement) {
+        let Announcement {
+            provider,
+            report,
+            missing,
+        } = announcement;
+        let id = provider.as_ref().map(ProviderId::as_str);
+        let file = report.file.as_str();
+        let digest = report.digest.as_str();
+        match &report.state {
+            ComponentState::Loading => {}
+            ComponentState::Serving => {
+                let version = report.descriptor.as_ref().map(|d| d.version.as_str());
+                tracing::info!(provider = id, version, file, digest, "provider serving");
+            }
+            ComponentState::AwaitingGrant => {
+                tracing::warn!(
+                    provider = id,
+                    file,
+                    digest,
+                    missing = missing.join(", "),
+                    "the component asks for more than is granted and waits: grant it through the API (PUT /api/v1/providers/{{id}}/grant) or in {GRANTS_FILE}"
+                );
+                if let Some(provider) = provider {
+                    self.tell(RegistryEvent::AwaitingGrant { provider, missing });
+                }
+            }
+            ComponentState::Rejected(reason) => {
+                tracing::warn!(provider = id, file, digest, reason, "component refused");
+                self.tell(RegistryEvent::Failed { provider, report });
+            }
+        }
+    }
+
+    fn tell(&self, event: RegistryEvent) {
+        // Fails only when nobody listens.
+        let _ = self.events.send(event);
+    }
+}
+
+type GrantsText = Result<String, String>;
+
+/// The grants file, when it is another than `seen`: with its text, or why that cannot be read.
+/// No file reads as an empty one.
+fn look_at_grants(
+    directory: &std::path::Path,
+    seen: Option<directory::Signature>,
+) -> Option<(Option<directory::Signature>, GrantsText)> {
+    let path = directory.join(GRANTS_FILE);
+    let signature = directory::signature(&path);
+    if signature == seen {
+        return None;
+    }
+    let Some(found) = signature else {
+        return Some((None, Ok(String::new())));
+    };
+    let text = match std::fs::metadata(&path) {
+        Ok(metadata) if metadata.len() > grants::GRANTS_BYTES_MAX => {
+            Err(format!("larger than {} bytes", grants::GRANTS_BYTES_MAX))
+        }
+        Ok(_) => std::fs::read_to_string(&path).map_err(|error| format!("cannot be read: {error}")),
+        Err(error) => Err(format!("cannot be read: {error}")),
+    };
+    Some((Some(found), text))
+}
+
+#[async_trait]
+impl Providers for Registry {
+    fn reports(&self) -> Vec<ProviderReport> {
+        self.inner.lock().reports()
+    }
+
+    fn rejected_files(&self) -> Vec<ComponentReport> {
+        self.inner.lock().rejected_files()
+    }
+
+    fn descriptor(&self, id: &ProviderId) -> Option<Arc<Descriptor>> {
+        let serving = self.inner.serving.load();
+        Some(serving.get(id)?.version.descriptor.clone())
+    }
+
+    async fn deliver(&self, id: &ProviderId, call: DeliverCall) -> CallReport<Receipt> {
+        match self.serving(id) {
+            Ok(serving) => serving.component.deliver(call).await,
+            Err(failure) => CallReport::failed(failure),
+        }
+    }
+
+    async fn test_connection(
+        &self,
+        id: &ProviderId,
+        connection: GuestDocument,
+    ) -> CallReport<String> {
+        match self.serving(id) {
+            Ok(serving) => serving.component.test_connection(connection).await,
+            Err(failure) => CallReport::failed(failure),
+        }
+    }
+
+    async fn options(&self, id: &ProviderId, call: OptionsCall) -> CallReport<Vec<SelectOption>> {
+        match self.serving(id) {
+            Ok(serving) => serving.component.options(call).await,
+            Err(failure) => CallReport::failed(failure),
+        }
+    }
+
+    async fn migrate(
+        &self,
+        id: &ProviderId,
+        kind: DocumentKind,
+        document: GuestDocument,
+    ) -> CallReport<serde_json::Value> {
+        match self.serving(id) {
+            Ok(serving) => serving.component.migrate(kind, document).await,
+            Err(failure) => CallReport::failed(failure),
+        }
+    }
+
+    async fn grant(&self, id: &ProviderId, grant: Grant) -> Result<ProviderReport, GrantError> {
+        grants::check(&grant).map_err(|error| GrantError::Invalid(error.to_string()))?;
+        let inner = &self.inner;
+        let unknown = || GrantError::UnknownProvider(id.clone());
+        let turn = inner.grant_writes.lock().await;
+        let version = inner.lock().newest(id).ok_or_else(unknown)?;
+        let record = GrantRecord {
+            provider: id.clone(),
+            grant,
+            asked: version.descriptor.permissions.clone(),
+            digest: version.digest.clone(),
+            granted_at: inner.clock.now(),
+        };
+        inner
+            .store
+            .put_grant(record.clone())
+            .await
+            .map_err(|error| GrantError::Unavailable(error.to_string()))?;
+        inner.lock().take_grant(record);
+        drop(turn);
+        inner.settle();
+        let report = inner.lock().report(id);
+        report.ok_or_else(unknown)
+    }
+}
