@@ -4,6 +4,9 @@
 //! an empty value could broaden a search or blank a field. A template has a budget, so one that
 //! loops without end is reported instead of running into the sandbox's CPU limit.
 
+use std::cell::OnceCell;
+
+use minijinja::default_auto_escape_callback;
 use minijinja::value::Kwargs;
 use minijinja::{AutoEscape, Environment, ErrorKind, State, UndefinedBehavior};
 use serde::Serialize;
@@ -18,7 +21,9 @@ const FUEL: u64 = 200_000;
 /// What templates see: `payload`, `event` (id, type, timestamp, correlationKey), `delivery` (id,
 /// attempt, externalId) and `subscription` (id, name).
 pub struct Templates {
-    environment: Environment<'static>,
+    bare: OnceCell<Environment<'static>>,
+    full: OnceCell<Environment<'static>>,
+    escape: Option<fn(&str) -> String>,
     context: minijinja::Value,
 }
 
@@ -79,11 +84,10 @@ impl Templates {
                 name: &delivery.subscription.name,
             },
         };
-        let mut environment = Environment::new();
-        environment.set_undefined_behavior(UndefinedBehavior::Strict);
-        environment.set_fuel(Some(FUEL));
         Ok(Self {
-            environment,
+            bare: OnceCell::new(),
+            full: OnceCell::new(),
+            escape: None,
             context: minijinja::Value::from(minijinja::value::Serde(&variables)),
         })
     }
@@ -93,7 +97,41 @@ impl Templates {
     /// JSON of [`Templates::json`] are escaped too.
     #[must_use]
     pub fn escape_with(mut self, escape: fn(&str) -> String) -> Self {
-        self.environment.set_formatter(move |out, state, value| {
+        self.escape = Some(escape);
+        self
+    }
+
+    /// The environment that `template` needs. Setting up Jinja's filters, tests and functions
+    /// takes longer than rendering a short template, and every call starts anew.
+    fn environment(&self, template: &str) -> &Environment<'static> {
+        let needs_names = template.contains(['|', '(']) // filters, functions
+            || template.contains("{%") // tests and filters stand in tags too
+            || template.contains(" is "); // tests
+        if needs_names {
+            self.full.get_or_init(|| {
+                let mut environment = Environment::new();
+                self.configure(&mut environment);
+                if let Some(escape) = self.escape {
+                    // The one that is built in marks its result safe, which would pass it by.
+                    environment.add_filter("tojson", escaping_tojson(escape));
+                }
+                environment
+            })
+        } else {
+            self.bare.get_or_init(|| {
+                let mut environment = Environment::empty();
+                environment.set_auto_escape_callback(default_auto_escape_callback);
+                self.configure(&mut environment);
+                environment
+            })
+        }
+    }
+
+    fn configure(&self, environment: &mut Environment<'static>) {
+        environment.set_undefined_behavior(UndefinedBehavior::Strict);
+        environment.set_fuel(Some(FUEL));
+        let Some(escape) = self.escape else { return };
+        environment.set_formatter(move |out, state, value| {
             if value.is_safe() {
                 write!(out, "{value}")?;
             } else if matches!(state.auto_escape(), AutoEscape::Json) {
@@ -103,27 +141,6 @@ impl Templates {
             }
             Ok(())
         });
-        // The one that is built in marks its result safe, which would pass the payload by.
-        self.environment.add_filter(
-            "tojson",
-            move |state: &State,
-                  value: &minijinja::Value,
-                  indent: Option<minijinja::Value>,
-                  kwargs: Kwargs| {
-                if matches!(state.auto_escape(), AutoEscape::Json) {
-                    return escaped_json(value, escape).map(minijinja::Value::from_safe_string);
-                }
-                let named = kwargs.get::<Option<minijinja::Value>>("indent")?;
-                kwargs.assert_all_used()?;
-                let text = if indent.or(named).is_some_and(|indent| indent.is_true()) {
-                    serde_json::to_string_pretty(value)
-                } else {
-                    serde_json::to_string(value)
-                };
-                text.map(minijinja::Value::from).map_err(no_json)
-            },
-        );
-        self
     }
 
     /// Renders a template as text. `field` names where it comes from, for the error.
@@ -159,7 +176,7 @@ impl Templates {
 
     /// The ending of `name` decides how values are written.
     fn render(&self, field: &str, name: &str, template: &str) -> Result<String, DeliveryError> {
-        self.environment
+        self.environment(template)
             .render_named_str(name, template, &self.context)
             .map_err(|error| {
                 let line = error
@@ -186,6 +203,31 @@ impl Templates {
                 .try_for_each(|member| self.render_leaves(field, member)),
             _ => Ok(()),
         }
+    }
+}
+
+/// The filter `tojson` where values are escaped: in JSON the strings inside are, in text the
+/// JSON as a whole is when it is written.
+fn escaping_tojson(
+    escape: fn(&str) -> String,
+) -> impl Fn(
+    &State,
+    &minijinja::Value,
+    Option<minijinja::Value>,
+    Kwargs,
+) -> Result<minijinja::Value, minijinja::Error> {
+    move |state, value, indent, kwargs| {
+        if matches!(state.auto_escape(), AutoEscape::Json) {
+            return escaped_json(value, escape).map(minijinja::Value::from_safe_string);
+        }
+        let named = kwargs.get::<Option<minijinja::Value>>("indent")?;
+        kwargs.assert_all_used()?;
+        let text = if indent.or(named).is_some_and(|indent| indent.is_true()) {
+            serde_json::to_string_pretty(value)
+        } else {
+            serde_json::to_string(value)
+        };
+        text.map(minijinja::Value::from).map_err(no_json)
     }
 }
 
