@@ -73,6 +73,13 @@ impl Provider for Webhook {
         for (name, value) in standard_headers(ctx, delivery, &rendered.body)? {
             request = request.header(name, value);
         }
+        // A header of the admin's own takes the place of ours: two of a kind would confuse.
+        request.headers.retain(|(name, _)| {
+            !config
+                .headers
+                .iter()
+                .any(|header| header.name.eq_ignore_ascii_case(name))
+        });
         for header in &config.headers {
             request = request.header(header.name.as_str(), header.value.as_str());
         }

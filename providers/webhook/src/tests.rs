@@ -216,3 +216,25 @@ fn the_schema_marks_every_secret() {
     let schema = TestHost::schema::<Config>().expect("schema").to_string();
     assert_eq!(schema.matches("\"x-secret\":true").count(), 4, "{schema}");
 }
+
+#[test]
+fn an_admins_header_takes_the_place_of_the_usual_one() {
+    let host = TestHost::new().respond(200, "");
+    let config = json!({
+        "url": URL,
+        "headers": [
+            {"name": "Content-Type", "value": "application/vnd.acme+json"},
+            {"name": "x-tag", "value": "a"},
+            {"name": "x-tag", "value": "b"},
+        ],
+    });
+    deliver(&host, &config).expect("delivered");
+    let request = &host.requests()[0];
+    let values = |name: &str| -> Vec<String> {
+        let found = request.headers.iter().filter(|(key, _)| key == name);
+        found.map(|(_, value)| value.clone()).collect()
+    };
+    assert_eq!(values("content-type"), ["application/vnd.acme+json"]);
+    assert_eq!(values("x-tag"), ["a", "b"]);
+    assert_eq!(values("webhook-id").len(), 1);
+}
