@@ -91,6 +91,12 @@ impl TestEvent {
         self
     }
 
+    /// As a later attempt: the delivery id stays the same.
+    pub fn attempt(mut self, attempt: u32) -> Self {
+        self.0.attempt = attempt;
+        self
+    }
+
     /// As a follow-up of an earlier delivery that returned `external_id`.
     pub fn follow_up(mut self, correlation_key: &str, external_id: Option<&str>) -> Self {
         self.0.correlation_key = Some(correlation_key.into());

@@ -238,3 +238,18 @@ fn an_admins_header_takes_the_place_of_the_usual_one() {
     assert_eq!(values("x-tag"), ["a", "b"]);
     assert_eq!(values("webhook-id").len(), 1);
 }
+
+#[test]
+fn a_later_attempt_keeps_the_idempotency_key() {
+    let host = TestHost::new().respond(200, "").respond(200, "");
+    for attempt in [1, 2] {
+        host.deliver::<Webhook>(&json!({"url": URL}), None, &event().attempt(attempt))
+            .expect("delivered");
+    }
+    let requests = host.requests();
+    assert_eq!(
+        requests[0].header("webhook-id"),
+        requests[1].header("webhook-id")
+    );
+    assert_eq!(requests[1].header("hookport-attempt"), Some("2"));
+}
