@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::RegistryConfig;
 use super::code_cache::CodeCache;
 use super::directory::{self, Content, ReadError};
+use super::manifest::{self, Manifest};
 use super::state::{Look, Outcome, Version};
 use crate::plugin::artefact::TrustedArtefact;
 use crate::plugin::compile_child::Compiler;
@@ -79,7 +80,7 @@ impl Loader {
 
     async fn version(&self, content: Content) -> Result<Version, Fault> {
         let Content { bytes, digest } = content;
-        check_header(&bytes).map_err(|error| Fault(error.to_string()))?;
+        let manifest = verify(&bytes).map_err(Fault)?;
         let code = match self.from_cache(&digest).await? {
             Some(code) => code,
             None => self.compiled(bytes, &digest).await?,
@@ -88,6 +89,9 @@ impl Loader {
         let descriptor = component::describe(&self.sandbox, &code)
             .await
             .map_err(|failure| Fault(failure.to_string()))?;
+        if let Some(manifest) = manifest {
+            manifest.check_descriptor(&descriptor).map_err(Fault)?;
+        }
         Ok(Version {
             digest,
             code,
@@ -136,6 +140,16 @@ impl Loader {
     }
 }
 
+/// What can be told of a file before anything is spent on it.
+fn verify(wasm: &[u8]) -> Result<Option<Manifest>, String> {
+    check_header(wasm).map_err(|error| error.to_string())?;
+    let manifest = manifest::read(wasm)?;
+    if let Some(manifest) = &manifest {
+        manifest.check_contract()?;
+    }
+    Ok(manifest)
+}
+
 /// Caches what was compiled, refused or not: the same file is not compiled twice to be refused.
 fn keep(cache: Option<&CodeCache>, digest: &str, artefact: &TrustedArtefact) {
     if let Some(cache) = cache {
@@ -173,7 +187,7 @@ pub async fn inspect(
         directory::signature(file).ok_or_else(|| format!("{}: no such file", file.display()))?;
     let content = directory::read(file, signature, bytes_max)
         .map_err(|error| format!("{}: {error}", file.display()))?;
-    check_header(&content.bytes).map_err(|error| error.to_string())?;
+    verify(&content.bytes)?;
     let artefact = compiler
         .compile(content.bytes.into())
         .await

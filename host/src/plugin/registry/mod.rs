@@ -11,6 +11,7 @@ mod code_cache;
 mod directory;
 mod grants;
 mod load;
+mod manifest;
 mod state;
 
 use std::collections::HashMap;
@@ -27,6 +28,7 @@ use tokio::task::JoinHandle;
 pub use code_cache::{CodeCache, CodeCacheError, CodeCacheLimits};
 pub use grants::{FileGrant, GRANTS_FILE, InvalidGrant, parse_file as parse_grants_file};
 pub use load::inspect;
+pub use manifest::Manifest;
 
 use self::load::Loader;
 use self::state::{Announcement, Look, State};
