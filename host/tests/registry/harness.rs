@@ -51,7 +51,7 @@ pub fn slow_to_compile() -> Vec<u8> {
     }
     let locals = "i32 ".repeat(variables);
     component(&format!(
-        "(core module (func (export \"f\") (param {locals}) (result i32) (loop $l {body} (br_if $l (local.get 0))) (local.get 1)))"
+        "(core module (func (export \"f\") (param i32) (result i32) (local {locals}) (loop $l {body} (br_if $l (local.get 0))) (local.get 1)))"
     ))
 }
 
@@ -173,15 +173,15 @@ pub struct Bench {
     pub registry: Arc<Registry>,
     pub store: Arc<MemoryGrants>,
     sandbox: Arc<Sandbox>,
-    limits: CompileLimits,
+    settle_interval: Duration,
 }
 
 impl Bench {
     pub async fn start() -> Self {
-        Self::start_with(CompileLimits::default()).await
+        Self::start_settling(Duration::from_millis(100)).await
     }
 
-    pub async fn start_with(limits: CompileLimits) -> Self {
+    pub async fn start_settling(settle_interval: Duration) -> Self {
         let home = TempDir::new().expect("a directory");
         std::fs::create_dir(home.path().join("providers")).expect("created");
         let egress = Egress::new(&EgressConfig::default()).expect("egress");
@@ -191,24 +191,29 @@ impl Bench {
         };
         let sandbox = Arc::new(Sandbox::new(config, Arc::new(egress)).expect("a sandbox"));
         let store = Arc::new(MemoryGrants::default());
-        let compiler = real_compiler(&limits);
-        let registry = open(home.path(), compiler, &sandbox, &store).await;
+        let compiler = real_compiler(CompileLimits::default());
+        let registry = open(home.path(), compiler, settle_interval, &sandbox, &store).await;
         Self {
             home,
             registry,
             store,
             sandbox,
-            limits,
+            settle_interval,
         }
     }
 
     pub async fn restart(&mut self) {
-        self.restart_with(real_compiler(&self.limits.clone())).await;
+        self.restart_limited(CompileLimits::default()).await;
+    }
+
+    pub async fn restart_limited(&mut self, limits: CompileLimits) {
+        self.restart_with(real_compiler(limits)).await;
     }
 
     /// With a compiler that fails whenever it is used.
     pub async fn restart_without_compiler(&mut self) {
-        let compiler = Compiler::with_program("/bin/false".into(), Vec::new(), self.limits.clone());
+        let compiler =
+            Compiler::with_program("/bin/false".into(), Vec::new(), CompileLimits::default());
         self.restart_with(compiler).await;
     }
 
@@ -216,14 +221,28 @@ impl Bench {
         // Watches a directory of its own meanwhile.
         let elsewhere = TempDir::new().expect("a directory");
         std::fs::create_dir(elsewhere.path().join("providers")).expect("created");
-        let compiler = real_compiler(&self.limits);
-        self.registry = open(elsewhere.path(), compiler, &self.sandbox, &self.store).await;
+        let compiler = real_compiler(CompileLimits::default());
+        self.registry = open(
+            elsewhere.path(),
+            compiler,
+            self.settle_interval,
+            &self.sandbox,
+            &self.store,
+        )
+        .await;
         change(self);
         self.restart().await;
     }
 
     async fn restart_with(&mut self, compiler: Compiler) {
-        let registry = open(self.home.path(), compiler, &self.sandbox, &self.store).await;
+        let registry = open(
+            self.home.path(),
+            compiler,
+            self.settle_interval,
+            &self.sandbox,
+            &self.store,
+        )
+        .await;
         self.registry = registry;
         // Files written just before a start are taken at their second look.
         self.until("all is loaded", |registry| {
@@ -407,23 +426,24 @@ async fn deliver(
         .map_err(|failure| failure.to_string())
 }
 
-fn real_compiler(limits: &CompileLimits) -> Compiler {
+fn real_compiler(limits: CompileLimits) -> Compiler {
     Compiler::with_program(
         env!("CARGO_BIN_EXE_hookport").into(),
         vec![SUBCOMMAND.into()],
-        limits.clone(),
+        limits,
     )
 }
 
 async fn open(
     home: &Path,
     compiler: Compiler,
+    settle_interval: Duration,
     sandbox: &Arc<Sandbox>,
     store: &Arc<MemoryGrants>,
 ) -> Arc<Registry> {
     let config = RegistryConfig {
         cache_directory: Some(home.join("code-cache")),
-        settle_interval: Duration::from_millis(100),
+        settle_interval,
         rescan_interval: Duration::from_millis(500),
         ..RegistryConfig::new(home.join("providers"), compiler)
     };

@@ -340,26 +340,30 @@ async fn the_grants_file_is_read_when_it_changes_and_a_wrong_one_changes_nothing
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_component_that_takes_for_ever_to_compile_is_given_up() {
-    let limits = CompileLimits {
-        deadline: Duration::from_secs(3),
-        ..CompileLimits::default()
-    };
-    let bench = Bench::start_with(limits).await;
-    bench.write("slow.wasm", &harness::slow_to_compile());
+    let mut bench = Bench::start().await;
     bench.write("shape.wasm", &Shape::new("shape", "1.0.0").wasm());
     bench.serves("shape", "1.0.0").await;
+    bench
+        .restart_limited(CompileLimits {
+            deadline: Duration::from_secs(1),
+            ..CompileLimits::default()
+        })
+        .await;
+    bench.write("slow.wasm", &harness::slow_to_compile());
     let reason = bench.rejection("slow.wasm").await;
-    assert!(reason.contains("took longer than 3000 ms"), "{reason}");
+    assert!(reason.contains("took longer than 1000 ms"), "{reason}");
     assert_eq!(bench.deliver("shape", None).await, Ok("1.0.0".to_owned()));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_component_that_needs_too_much_memory_to_compile_is_given_up() {
-    let limits = CompileLimits {
-        memory_bytes_max: 384 << 20,
-        ..CompileLimits::default()
-    };
-    let bench = Bench::start_with(limits).await;
+    let mut bench = Bench::start().await;
+    bench
+        .restart_limited(CompileLimits {
+            memory_bytes_max: 384 << 20,
+            ..CompileLimits::default()
+        })
+        .await;
     bench.write("fat.wasm", &harness::slow_to_compile());
     let reason = bench.rejection("fat.wasm").await;
     assert!(reason.contains("bytes of memory"), "{reason}");
@@ -393,7 +397,8 @@ async fn a_warm_start_needs_no_compiler_and_a_tampered_cache_is_not_run() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_still_being_written_is_left_alone() {
     use std::io::Write;
-    let bench = Bench::start().await;
+    // Long enough that the writer is not taken for done where it only waits for a processor.
+    let bench = Bench::start_settling(Duration::from_secs(2)).await;
     let mut events = bench.registry.subscribe();
     let bytes = Shape::new("shape", "1.0.0").wasm();
     let mut file = std::fs::File::create(bench.providers().join("shape.wasm")).expect("created");

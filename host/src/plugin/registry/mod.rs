@@ -200,7 +200,7 @@ impl Registry {
         let watcher = watch(&config.directory, wake.clone());
         let inner = Arc::new(Inner {
             loader: Loader::new(&config, sandbox.clone()),
-            state: Mutex::new(State::new(stored)),
+            state: Mutex::new(State::new(stored, config.settle_interval)),
             serving: ArcSwap::default(),
             events: broadcast::Sender::new(EVENTS_KEPT),
             config,
@@ -343,7 +343,7 @@ impl Inner {
             if let Some((signature, read)) = grants {
                 state.take_grants_file(signature, read, now);
             }
-            state.look(found, now)
+            state.look(found, now, Instant::now())
         };
         let loads = to_load
             .into_iter()

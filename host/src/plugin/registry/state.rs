@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::task::AbortHandle;
 
@@ -67,8 +67,8 @@ enum Verdict {
 }
 
 struct File {
-    /// As of the last look; `None` for what is never loaded.
-    looked: Option<Signature>,
+    /// As of the last look, and when it was first seen so; `None` for what is never loaded.
+    looked: Option<(Signature, Instant)>,
     /// Of what `latest` is about.
     taken: Option<Signature>,
     generation: u64,
@@ -174,13 +174,16 @@ pub(super) struct State {
     /// Nothing is decided before the first load is through, so that the order in which files
     /// happen to be loaded decides nothing.
     held: bool,
+    settle_interval: Duration,
     generations: u64,
     owners: BTreeMap<ProviderId, String>,
     serving: BTreeSet<ProviderId>,
 }
 
 impl State {
-    pub(super) fn new(stored: Vec<GrantRecord>) -> Self {
+    /// With the grants on record. A file that changed lately is taken after it has not changed
+    /// for `settle_interval`.
+    pub(super) fn new(stored: Vec<GrantRecord>, settle_interval: Duration) -> Self {
         Self {
             files: BTreeMap::new(),
             grants: Grants {
@@ -193,6 +196,7 @@ impl State {
             grants_signature: None,
             grants_problem: None,
             held: true,
+            settle_interval,
             generations: 0,
             owners: BTreeMap::new(),
             serving: BTreeSet::new(),
@@ -210,7 +214,9 @@ impl State {
 
     /// Whether a file waits for its second look.
     pub(super) fn unsettled(&self) -> bool {
-        self.files.values().any(|file| file.looked != file.taken)
+        self.files
+            .values()
+            .any(|file| file.looked.map(|(signature, _)| signature) != file.taken)
     }
 
     /// Takes the grants file as it is now. A wrong one changes nothing but the report.
@@ -259,7 +265,12 @@ impl State {
     }
 
     /// Takes in what the directory holds, and says what to load.
-    pub(super) fn look(&mut self, found: BTreeMap<String, Found>, now: Timestamp) -> Vec<Look> {
+    pub(super) fn look(
+        &mut self,
+        found: BTreeMap<String, Found>,
+        now: Timestamp,
+        at: Instant,
+    ) -> Vec<Look> {
         self.files.retain(|name, file| {
             let stays = found.contains_key(name);
             if !stays {
@@ -290,9 +301,13 @@ impl State {
                     continue;
                 }
             };
-            let stable =
-                file.looked == Some(signature) || now.since(signature.changed_at()) >= SETTLED;
-            file.looked = Some(signature);
+            let since = match file.looked {
+                Some((before, since)) if before == signature => since,
+                _ => at,
+            };
+            file.looked = Some((signature, since));
+            let stable = at.saturating_duration_since(since) >= self.settle_interval
+                || now.since(signature.changed_at()) >= SETTLED;
             if !stable || file.taken == Some(signature) {
                 continue;
             }
@@ -331,8 +346,10 @@ impl State {
         match outcome {
             Outcome::Ready(version) => file.latest = Latest::Ready(version),
             Outcome::Refused { digest, reason } => file.latest = Latest::Refused { digest, reason },
-            // The next look but one takes it, when it has stayed as it is for so long.
-            Outcome::Changing => (file.looked, file.taken) = (Some(look.signature), None),
+            // Taken when it has stayed as it then is for a while.
+            Outcome::Changing => {
+                (file.looked, file.taken) = (Some((look.signature, Instant::now())), None);
+            }
         }
     }
 
