@@ -30,7 +30,7 @@ enum Outcome {
     NotRun(&'static str),
 }
 
-const STEPS: [Step; 8] = [
+const STEPS: [Step; 9] = [
     Step {
         name: "formatting",
         action: |checks| checks.cargo(&["fmt", "--all", "--check"]),
@@ -67,19 +67,15 @@ const STEPS: [Step; 8] = [
     },
     Step {
         name: "unit, conformance, SDK and provider tests",
-        action: |checks| {
-            checks.cargo(&[
-                "test",
-                "--locked",
-                "--workspace",
-                "--exclude",
-                "hookport-tests",
-            ])
-        },
+        action: |checks| checks.test(&["--lib", "--bins"]),
     },
     Step {
-        name: "end-to-end tests",
-        action: |checks| checks.cargo(&["test", "--locked", "--package", "hookport-tests"]),
+        name: "examples in the documentation",
+        action: |checks| checks.test(&["--doc"]),
+    },
+    Step {
+        name: "integration and end-to-end tests",
+        action: |checks| checks.test(&["--test", "*"]),
     },
     Step {
         name: "demo",
@@ -153,6 +149,14 @@ impl Checks<'_> {
         println!("$ {}", process::shown(&cargo));
         process::run(&mut cargo)?;
         Ok(Outcome::Passed)
+    }
+
+    /// Always over the whole workspace: another selection of packages selects other features of
+    /// their dependencies, and builds these anew.
+    fn test(&self, targets: &[&str]) -> anyhow::Result<Outcome> {
+        let mut arguments = vec!["test", "--locked", "--workspace"];
+        arguments.extend(targets);
+        self.cargo(&arguments)
     }
 
     /// cargo-deny takes minutes to build and reads its advisories from the network, so it is used

@@ -24,14 +24,13 @@ pub fn run(workspace: &Workspace, once: bool) -> anyhow::Result<()> {
     Err(demo.exec()).with_context(|| format!("cannot start `{}`", process::shown(&demo)))
 }
 
-/// Builds the binary `hookport`, unoptimised, with its dependencies optimised.
+/// Builds the binary `hookport`, unoptimised, with its dependencies optimised. The whole
+/// workspace's binaries, so that the tests find what they need built with the same features.
 pub fn build_gateway(workspace: &Workspace) -> anyhow::Result<()> {
     process::run(process::cargo().current_dir(&workspace.root).args([
         "build",
         "--locked",
-        "--package",
-        "hookport",
-        "--bin",
-        "hookport",
+        "--workspace",
+        "--bins",
     ]))
 }
