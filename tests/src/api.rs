@@ -119,7 +119,6 @@ impl Api {
     }
 
     /// Any request below `/api/v1`, with the key.
-    #[must_use]
     pub fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
         let request = self
             .http

@@ -1,0 +1,35 @@
+//! Version 2 of the provider `greeter`: it asks for another host besides, so an upgrade to it
+//! has to wait for a grant.
+
+use hookport_sdk::prelude::*;
+
+/// What a subscription sets.
+#[derive(Deserialize, JsonSchema)]
+#[serde(crate = "hookport_sdk::serde")]
+#[schemars(crate = "hookport_sdk::schemars")]
+pub struct Config {
+    /// Where to post.
+    pub url: String,
+}
+
+/// The provider.
+pub struct Greeter;
+
+impl Provider for Greeter {
+    type Config = Config;
+    type Connection = NoConnection;
+
+    fn describe() -> Description {
+        Description::new("Greeter", "Posts a greeting, and more")
+            .host("{config.url}")
+            .host("telemetry.example")
+    }
+
+    fn deliver(ctx: &Context, delivery: &Delivery<Self>) -> Result<Receipt, DeliveryError> {
+        let request = Request::post(delivery.config.url.as_str()).header("x-greeter", "2");
+        ctx.send(request)?.error_for_status(ctx)?;
+        Ok(Receipt::new("greeted"))
+    }
+}
+
+hookport_sdk::export!(Greeter, id: "greeter");

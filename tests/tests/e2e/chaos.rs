@@ -1,0 +1,251 @@
+//! `kill -9` at random moments under load, and a check of the receiver's history afterwards.
+//!
+//! What is claimed: an event that was answered 202 reaches the receiver at least once, under one
+//! delivery id; nothing is delivered that was not sent; no attempt goes beyond the policy; an
+//! idempotency key makes one event, whatever happened to the answers. The seed is printed, and
+//! `HOOKPORT_CHAOS_SEED` and `HOOKPORT_CHAOS_KILLS` repeat or lengthen a run.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use hookport_tests::PATIENCE;
+use hookport_tests::api::{Api, webhook, with};
+use hookport_tests::gateway::Gateway;
+use hookport_tests::receiver::{Received, Receiver, Reply};
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+use reqwest::Method;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+const EMITTERS: u64 = 8;
+const ATTEMPTS_MAX: u64 = 8;
+
+/// What the emitters know.
+#[derive(Default)]
+struct Sent {
+    next: AtomicU64,
+    /// Number to event id, of every event that was answered 202 or 200.
+    accepted: Mutex<BTreeMap<u64, String>>,
+    stop: AtomicBool,
+}
+
+fn from_environment(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |text| {
+        text.parse()
+            .unwrap_or_else(|_| panic!("{name} is no number: {text}"))
+    })
+}
+
+/// One receiver answer in five is an error, but never to one event more often than the policy
+/// forgives: what fails for good would prove nothing.
+fn receiver_script(seed: u64) -> impl Fn(usize, &Received) -> Reply {
+    let rng = Mutex::new(StdRng::seed_from_u64(seed));
+    move |_, request| {
+        let attempt: u64 = request.header("hookport-attempt").parse().unwrap_or(0);
+        let fails = rng
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .random_bool(0.2);
+        if fails && attempt < ATTEMPTS_MAX - 1 {
+            Reply::status(503)
+        } else {
+            Reply::ok()
+        }
+    }
+}
+
+/// Emits numbered events until told to stop. Every second one carries an idempotency key and is
+/// sent again until it is answered; the others are sent once, and nothing is claimed about them
+/// when the answer did not come.
+async fn emitter(sent: Arc<Sent>, mut gateway: watch::Receiver<Option<Api>>) {
+    while !sent.stop.load(Ordering::Relaxed) {
+        let number = sent.next.fetch_add(1, Ordering::Relaxed);
+        let event = json!({
+            "type": "chaos.event",
+            "payload": {"number": number},
+            "correlationKey": format!("k{}", number % 50)
+        });
+        let keyed = number % 2 == 0;
+        loop {
+            let Ok(api) = gateway
+                .wait_for(Option::is_some)
+                .await
+                .map(|api| api.clone())
+            else {
+                return;
+            };
+            let api = api.expect("waited for");
+            let mut request = api.request(Method::POST, "/events").json(&event);
+            if keyed {
+                request = request.header("idempotency-key", format!("chaos-{number}"));
+            }
+            match Api::try_send(request).await {
+                Ok(answer) if matches!(answer.status, 200 | 202) => {
+                    let id = answer.json()["id"].as_str().expect("an id").to_owned();
+                    sent.accepted
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .insert(number, id);
+                    break;
+                }
+                Ok(answer) => assert!(
+                    answer.status == 503,
+                    "{}: {} {}",
+                    answer.call,
+                    answer.status,
+                    answer.text
+                ),
+                // It was killed under way: known by the key alone.
+                Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+            if !keyed {
+                break;
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killing_it_at_random_moments_loses_and_invents_nothing() {
+    let seed = from_environment("HOOKPORT_CHAOS_SEED", rand::random());
+    let kills = from_environment("HOOKPORT_CHAOS_KILLS", 10);
+    println!("HOOKPORT_CHAOS_SEED={seed} HOOKPORT_CHAOS_KILLS={kills}");
+    let mut rng = StdRng::seed_from_u64(seed);
+    let receiver = Receiver::start(receiver_script(seed)).await;
+    let mut gateway = Gateway::start().await;
+    let api = gateway.api();
+    api.register("chaos.event").await;
+    api.subscribe(&with(
+        webhook("chaos.event", &receiver.url()),
+        json!({"retry": {"delaysMs": vec![20; ATTEMPTS_MAX as usize - 1]}}),
+    ))
+    .await;
+
+    let sent = Arc::new(Sent::default());
+    let (tell, current) = watch::channel(Some(api));
+    let emitters: Vec<_> = (0..EMITTERS)
+        .map(|_| tokio::spawn(emitter(sent.clone(), current.clone())))
+        .collect();
+    for _ in 0..kills {
+        // Also soon after a start, while it still recovers.
+        tokio::time::sleep(Duration::from_millis(rng.random_range(5..700))).await;
+        gateway.kill();
+        tell.send_replace(None);
+        gateway.restart().await;
+        tell.send_replace(Some(gateway.api()));
+    }
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    sent.stop.store(true, Ordering::Relaxed);
+    for emitter in emitters {
+        emitter.await.expect("an emitter");
+    }
+
+    let accepted = sent
+        .accepted
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .clone();
+    let deliveries = all_ended(&gateway.api()).await;
+    let history = receiver.requests();
+    let sent_up_to = sent.next.load(Ordering::Relaxed);
+    let duplicates = check(&accepted, sent_up_to, &history, &deliveries);
+    println!(
+        "{kills} kills, {} events accepted, {} deliveries, {} requests, {duplicates} of them duplicates",
+        accepted.len(),
+        deliveries.len(),
+        history.len()
+    );
+    assert!(accepted.len() as u64 > kills * 5, "hardly any load");
+}
+
+/// Waits until no delivery is open and returns all.
+async fn all_ended(api: &Api) -> Vec<Value> {
+    let started = Instant::now();
+    loop {
+        let open = api
+            .get("/deliveries?state=pending&state=retrying&state=in_flight&limit=1")
+            .await
+            .expect(200);
+        if open["items"].as_array().is_some_and(Vec::is_empty) {
+            break;
+        }
+        assert!(started.elapsed() < PATIENCE, "still open: {open}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let mut all = Vec::new();
+    let mut cursor = String::new();
+    loop {
+        let page = api
+            .get(&format!("/deliveries?limit=200{cursor}"))
+            .await
+            .expect(200);
+        all.extend(page["items"].as_array().expect("items").iter().cloned());
+        let Some(next) = page["next"].as_str() else {
+            return all;
+        };
+        cursor = format!("&cursor={next}");
+    }
+}
+
+/// Checks every claim and returns the number of requests beyond what was needed.
+fn check(
+    accepted: &BTreeMap<u64, String>,
+    sent_up_to: u64,
+    history: &[Received],
+    deliveries: &[Value],
+) -> usize {
+    let mut delivery_of: BTreeMap<u64, BTreeSet<String>> = BTreeMap::new();
+    let mut event_of: BTreeMap<u64, BTreeSet<String>> = BTreeMap::new();
+    let mut succeeded: BTreeMap<u64, usize> = BTreeMap::new();
+    for request in history {
+        let number = request.json()["data"]["number"].as_u64().expect("a number");
+        assert!(number < sent_up_to, "{number} was invented");
+        delivery_of
+            .entry(number)
+            .or_default()
+            .insert(request.header("webhook-id").to_owned());
+        event_of
+            .entry(number)
+            .or_default()
+            .insert(request.header("hookport-event-id").to_owned());
+        let attempt: u64 = request
+            .header("hookport-attempt")
+            .parse()
+            .expect("an attempt");
+        assert!((1..=ATTEMPTS_MAX).contains(&attempt), "attempt {attempt}");
+        if request.answered == 200 {
+            *succeeded.entry(number).or_default() += 1;
+        }
+    }
+    for (number, id) in accepted {
+        assert!(
+            succeeded.contains_key(number),
+            "event {number} ({id}) was lost"
+        );
+        assert_eq!(
+            event_of[number].iter().collect::<Vec<_>>(),
+            [id],
+            "event {number} is one event"
+        );
+    }
+    for (number, ids) in &delivery_of {
+        assert_eq!(
+            ids.len(),
+            1,
+            "event {number} under several delivery ids: {ids:?}"
+        );
+    }
+    let mut on_record = BTreeSet::new();
+    for delivery in deliveries {
+        assert_eq!(delivery["state"], "success", "{delivery}");
+        let attempts = delivery["attempts"].as_u64().expect("attempts");
+        assert!((1..=ATTEMPTS_MAX).contains(&attempts), "{delivery}");
+        on_record.insert(delivery["id"].as_str().expect("an id"));
+    }
+    let received: BTreeSet<_> = delivery_of.values().flatten().map(String::as_str).collect();
+    assert_eq!(on_record, received, "the record and the receiver agree");
+    succeeded.values().map(|count| count - 1).sum()
+}

@@ -1,0 +1,18 @@
+//! End-to-end tests: the real binary, spoken to as its users do.
+//!
+//! Each test has a gateway of its own. Times are bounds against hanging; where a test says "not
+//! before", the lower bound is the promise under test.
+
+mod bad_input;
+mod chaos;
+mod command_line;
+mod delivery;
+mod hostile_receivers;
+mod idempotency;
+mod lifecycle;
+mod process;
+mod providers;
+mod retry;
+mod routing;
+mod secrets;
+mod slack;
