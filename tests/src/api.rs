@@ -38,7 +38,6 @@ impl Answer {
     /// # Panics
     /// Otherwise.
     #[track_caller]
-    #[must_use]
     pub fn expect(self, status: u16) -> Value {
         assert_eq!(self.status, status, "{}: {}", self.call, self.text);
         self.json()

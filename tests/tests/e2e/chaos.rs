@@ -68,7 +68,7 @@ async fn emitter(sent: Arc<Sent>, mut gateway: watch::Receiver<Option<Api>>) {
             "payload": {"number": number},
             "correlationKey": format!("k{}", number % 50)
         });
-        let keyed = number % 2 == 0;
+        let keyed = number.is_multiple_of(2);
         loop {
             let Ok(api) = gateway
                 .wait_for(Option::is_some)

@@ -111,8 +111,7 @@ async fn a_deleted_subscription_cancels_its_deliveries_and_they_stay_on_record()
     let id = subscription["id"].as_str().expect("an id");
     let delivery = api.emit_one(&event("a", "a")).await;
     api.delivery_in(&delivery, "retrying").await;
-    let _ = api
-        .delete(&format!("/subscriptions/{id}"))
+    api.delete(&format!("/subscriptions/{id}"))
         .await
         .expect(204);
     let delivery = api.delivery_in(&delivery, "cancelled").await;
@@ -165,8 +164,7 @@ async fn a_changed_config_reaches_what_is_queued() {
     api.delivery_in(&delivery, "retrying").await;
 
     subscription["config"]["url"] = json!(right.url());
-    let _ = api
-        .put(&format!("/subscriptions/{id}"), &subscription)
+    api.put(&format!("/subscriptions/{id}"), &subscription)
         .await
         .expect(200);
     let delivery = api.delivery_in(&delivery, "success").await;

@@ -219,13 +219,12 @@ async fn an_upgrade_that_asks_for_more_waits_while_the_version_before_serves() {
     let provider = api.provider_state("greeter", "awaiting_grant").await;
     assert!(provider["serving"].is_null(), "{provider}");
     let loopback = json!(["127.0.0.0/8"]);
-    let _ = api
-        .put(
-            "/providers/greeter/grant",
-            &json!({"hosts": ["{config.url}"], "allowAddresses": loopback}),
-        )
-        .await
-        .expect(200);
+    api.put(
+        "/providers/greeter/grant",
+        &json!({"hosts": ["{config.url}"], "allowAddresses": loopback}),
+    )
+    .await
+    .expect(200);
     let first = digest(&api.provider_state("greeter", "serving").await);
     api.register("incident.created").await;
     api.subscribe(&json!({
@@ -260,13 +259,12 @@ async fn an_upgrade_that_asks_for_more_waits_while_the_version_before_serves() {
 
     // Also after a restart, when only the new file is there and version 1 is not: nothing that
     // was not granted runs.
-    let _ = api
-        .put(
-            "/providers/greeter/grant",
-            &json!({"hosts": ["{config.url}", "telemetry.example"], "allowAddresses": loopback}),
-        )
-        .await
-        .expect(200);
+    api.put(
+        "/providers/greeter/grant",
+        &json!({"hosts": ["{config.url}", "telemetry.example"], "allowAddresses": loopback}),
+    )
+    .await
+    .expect(200);
     replaced(&api, "greeter", &first).await;
     assert_eq!(greeted_by(&api).await, "2");
     gateway.terminate().await;
@@ -315,8 +313,7 @@ async fn without_a_grant_for_loopback_a_receiver_there_is_denied() {
             "{host}: {delivery}"
         );
         let id = stored["id"].as_str().expect("an id");
-        let _ = api
-            .delete(&format!("/subscriptions/{id}"))
+        api.delete(&format!("/subscriptions/{id}"))
             .await
             .expect(204);
     }
