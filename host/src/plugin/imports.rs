@@ -230,7 +230,7 @@ impl CallState {
                         ),
                         wit::SecretEncoding::JsonString => {
                             let quoted = serde_json::Value::from(value.as_str()).to_string();
-                            joined.extend_from_slice(quoted[1..quoted.len() - 1].as_bytes());
+                            joined.extend_from_slice(&quoted.as_bytes()[1..quoted.len() - 1]);
                         }
                     }
                 }

@@ -81,7 +81,7 @@ impl Loader {
     async fn version(&self, content: Content) -> Result<Version, Fault> {
         let Content { bytes, digest } = content;
         let manifest = verify(&bytes).map_err(Fault)?;
-        let code = match self.from_cache(&digest).await? {
+        let code = match self.cached_code(&digest).await? {
             Some(code) => code,
             None => self.compiled(bytes, &digest).await?,
         };
@@ -100,7 +100,7 @@ impl Loader {
     }
 
     /// A cached artefact that the engine does not take counts as none.
-    async fn from_cache(&self, digest: &str) -> Result<Option<LoadedCode>, Fault> {
+    async fn cached_code(&self, digest: &str) -> Result<Option<LoadedCode>, Fault> {
         let Some(cache) = self.cache.clone() else {
             return Ok(None);
         };
