@@ -9,6 +9,7 @@ use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{LeaseResult, LeasedDelivery};
 use crate::store::{CatalogEpoch, Recorded, StoreError};
 
+#[cfg(test)]
 pub mod conformance;
 pub mod embedded;
 

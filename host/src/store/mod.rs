@@ -17,6 +17,7 @@ use crate::domain::key::ApiKey;
 use crate::domain::provider::{Grant, Permissions, ProviderId};
 use crate::domain::subscription::{Connection, Subscription};
 
+#[cfg(test)]
 pub mod conformance;
 pub mod sqlite;
 

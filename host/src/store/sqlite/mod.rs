@@ -1,1 +1,336 @@
-//! (to be written)
+//! SQLite in WAL mode with durable commits: the embedded default.
+//!
+//! One task owns the writing connection and commits for everyone (`writer`); readers have
+//! connections of their own and never wait for it. A lock file beside the database makes sure
+//! that one process at a time has it open.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+use sqlx::SqlitePool;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+
+use super::{
+    AcceptRequest, Accepted, Catalog, CatalogEpoch, CatalogStore, Claim, DeliveryFilter,
+    DeliveryStore, EventFilter, GrantRecord, Page, Recorded, Result, Store, StoreError,
+};
+use crate::domain::clock::Timestamp;
+use crate::domain::delivery::{Attempt, Delivery, FencingToken, LeaseResult};
+use crate::domain::event::{Event, EventType, EventTypeName};
+use crate::domain::id::{ConnectionId, DeliveryId, EventId, KeyId, SubscriptionId, WorkerId};
+use crate::domain::key::ApiKey;
+use crate::domain::provider::ProviderId;
+use crate::domain::subscription::{Connection, Subscription};
+
+mod accept;
+mod batch;
+mod catalog;
+mod claim;
+mod query;
+mod record;
+mod row;
+mod writer;
+
+use writer::Writer;
+
+/// Connections for listings and details.
+const READERS: u32 = 4;
+
+/// Why the database cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process has it.
+    #[error("{0} is in use by another hookport process: one process at a time can use the embedded database")]
+    InUse(PathBuf),
+    /// The file system refuses.
+    #[error("cannot open {path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// SQLite refuses.
+    #[error("cannot open the database: {0}")]
+    Database(#[from] sqlx::Error),
+    /// A migration failed, or the database is newer than this binary.
+    #[error("cannot bring the database up to date: {0}")]
+    Migrate(#[from] sqlx::migrate::MigrateError),
+}
+
+/// The store.
+pub struct SqliteStore {
+    writer: Writer,
+    readers: SqlitePool,
+    /// Held for as long as the store lives.
+    _lock: File,
+}
+
+impl std::fmt::Debug for SqliteStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SqliteStore").finish_non_exhaustive()
+    }
+}
+
+impl SqliteStore {
+    /// Opens or creates the database at `path`, alone, and brings it up to date.
+    ///
+    /// # Errors
+    /// Each kind of [`OpenError`].
+    pub async fn open(path: &Path) -> std::result::Result<Self, OpenError> {
+        let lock = lock(&path.with_extension("lock"))?;
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .foreign_keys(true)
+            .statement_cache_capacity(200)
+            .pragma("cache_size", "-65536")
+            .pragma("wal_autocheckpoint", "4000")
+            .pragma("temp_store", "MEMORY");
+        let writing = SqlitePoolOptions::new()
+            .max_connections(1)
+            .connect_with(options.clone())
+            .await?;
+        sqlx::migrate!("../migrations/sqlite").run(&writing).await?;
+        let connection = writing.acquire().await?.detach();
+        let readers = SqlitePoolOptions::new()
+            .max_connections(READERS)
+            .connect_with(options.read_only(true).pragma("cache_size", "-8192"))
+            .await?;
+        Ok(Self {
+            writer: Writer::start(connection),
+            readers,
+            _lock: lock,
+        })
+    }
+}
+
+fn lock(path: &Path) -> std::result::Result<File, OpenError> {
+    let io = |source| OpenError::Io {
+        path: path.to_owned(),
+        source,
+    };
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(path)
+        .map_err(io)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => Err(OpenError::InUse(path.to_owned())),
+        Err(std::fs::TryLockError::Error(error)) => Err(io(error)),
+    }
+}
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        match error {
+            sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) => {
+                Self::Corrupt(error.to_string())
+            }
+            other => Self::Unavailable(Box::new(other)),
+        }
+    }
+}
+
+#[async_trait]
+impl DeliveryStore for SqliteStore {
+    async fn accept(&self, request: AcceptRequest) -> Result<Accepted> {
+        self.writer.accept(request).await
+    }
+
+    async fn claim(
+        &self,
+        worker: WorkerId,
+        now: Timestamp,
+        lease_until: Timestamp,
+        limit: usize,
+    ) -> Result<Claim> {
+        self.writer
+            .claim(claim::ClaimRequest {
+                worker,
+                now,
+                lease_until,
+                limit,
+            })
+            .await
+    }
+
+    async fn record(&self, result: LeaseResult) -> Result<Recorded> {
+        self.writer.record(result).await
+    }
+
+    async fn release(&self, leases: Vec<(DeliveryId, FencingToken)>, at: Timestamp) -> Result<()> {
+        self.writer
+            .run(move |connection| Box::pin(record::release(connection, leases, at)))
+            .await
+    }
+
+    async fn release_all(&self, at: Timestamp) -> Result<u64> {
+        self.writer
+            .run(move |connection| Box::pin(record::release_all(connection, at)))
+            .await
+    }
+
+    async fn event(&self, id: EventId) -> Result<Option<Event>> {
+        query::event(&self.readers, id).await
+    }
+
+    async fn events(
+        &self,
+        filter: &EventFilter,
+        after: Option<EventId>,
+        limit: usize,
+    ) -> Result<Page<Event>> {
+        query::events(&self.readers, filter, after, limit).await
+    }
+
+    async fn delivery(&self, id: DeliveryId) -> Result<Option<Delivery>> {
+        query::delivery(&self.readers, id).await
+    }
+
+    async fn attempts(&self, id: DeliveryId) -> Result<Vec<Attempt>> {
+        query::attempts(&self.readers, id).await
+    }
+
+    async fn deliveries(
+        &self,
+        filter: &DeliveryFilter,
+        after: Option<DeliveryId>,
+        limit: usize,
+    ) -> Result<Page<Delivery>> {
+        query::deliveries(&self.readers, filter, after, limit).await
+    }
+
+    async fn retry(&self, id: DeliveryId, at: Timestamp) -> Result<Option<Delivery>> {
+        let found = self
+            .writer
+            .run(move |connection| Box::pin(record::retry(connection, id, at)))
+            .await?;
+        if found { self.delivery(id).await } else { Ok(None) }
+    }
+
+    async fn backlog(&self, at_most: u64) -> Result<u64> {
+        query::backlog(&self.readers, at_most).await
+    }
+}
+
+#[async_trait]
+impl CatalogStore for SqliteStore {
+    async fn catalog(&self) -> Result<Catalog> {
+        catalog::load(&self.readers).await
+    }
+
+    async fn epoch(&self) -> Result<CatalogEpoch> {
+        catalog::epoch(&self.readers).await
+    }
+
+    async fn put_event_type(&self, event_type: EventType) -> Result<()> {
+        self.writer
+            .run(move |connection| Box::pin(catalog::put_event_type(connection, event_type)))
+            .await
+    }
+
+    async fn delete_event_type(&self, name: &EventTypeName) -> Result<bool> {
+        let name = name.clone();
+        self.writer
+            .run(move |connection| Box::pin(catalog::delete_event_type(connection, name)))
+            .await
+    }
+
+    async fn put_subscription(&self, subscription: Subscription) -> Result<()> {
+        self.writer
+            .run(move |connection| Box::pin(catalog::put_subscription(connection, subscription)))
+            .await
+    }
+
+    async fn delete_subscription(&self, id: SubscriptionId, at: Timestamp) -> Result<bool> {
+        self.writer
+            .run(move |connection| Box::pin(catalog::delete_subscription(connection, id, at)))
+            .await
+    }
+
+    async fn put_connection(&self, connection: Connection) -> Result<()> {
+        self.writer
+            .run(move |writer| Box::pin(catalog::put_connection(writer, connection)))
+            .await
+    }
+
+    async fn delete_connection(&self, id: ConnectionId) -> Result<bool> {
+        self.writer
+            .run(move |connection| Box::pin(catalog::delete_connection(connection, id)))
+            .await
+    }
+
+    async fn grants(&self) -> Result<Vec<GrantRecord>> {
+        catalog::grants(&self.readers).await
+    }
+
+    async fn put_grant(&self, grant: GrantRecord) -> Result<()> {
+        self.writer
+            .run(move |connection| Box::pin(catalog::put_grant(connection, grant)))
+            .await
+    }
+
+    async fn delete_grant(&self, provider: &ProviderId) -> Result<bool> {
+        let provider = provider.clone();
+        self.writer
+            .run(move |connection| Box::pin(catalog::delete_grant(connection, provider)))
+            .await
+    }
+
+    async fn put_key(&self, key: ApiKey) -> Result<()> {
+        self.writer
+            .run(move |connection| Box::pin(catalog::put_key(connection, key)))
+            .await
+    }
+
+    async fn keys(&self) -> Result<Vec<ApiKey>> {
+        catalog::keys(&self.readers).await
+    }
+
+    async fn revoke_key(&self, id: KeyId, at: Timestamp) -> Result<bool> {
+        self.writer
+            .run(move |connection| Box::pin(catalog::revoke_key(connection, id, at)))
+            .await
+    }
+}
+
+#[async_trait]
+impl Store for SqliteStore {
+    async fn ping(&self) -> Result<()> {
+        sqlx::query("SELECT 1").execute(&self.readers).await?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::conformance;
+    use super::*;
+
+    conformance::cases!(open_temporary);
+
+    async fn open_temporary() -> (tempfile::TempDir, SqliteStore) {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let store = SqliteStore::open(&dir.path().join("test.db")).await.expect("opens");
+        (dir, store)
+    }
+
+    #[tokio::test]
+    async fn a_second_opener_is_refused_with_the_reason() {
+        let (dir, _store) = open_temporary().await;
+        let error = SqliteStore::open(&dir.path().join("test.db")).await.expect_err("in use");
+        assert!(matches!(error, OpenError::InUse(_)), "{error}");
+    }
+
+    #[tokio::test]
+    async fn hot_queries_use_their_indexes() {
+        let (_dir, store) = open_temporary().await;
+        query::check_plans(&store.readers).await;
+    }
+}

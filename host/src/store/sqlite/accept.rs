@@ -1,0 +1,143 @@
+//! Accepting: idempotency keys, events and deliveries.
+
+use sqlx::{Row as _, SqliteConnection};
+
+use super::batch::{chunks, statement};
+use super::row::{PENDING, corrupt};
+use crate::domain::event::Event;
+use crate::domain::id::EventId;
+use crate::store::{AcceptRequest, Accepted, IdempotencyKey, Result};
+
+const INSERT_EVENTS: &str = "INSERT INTO events (id, event_type, payload, occurred_at, received_at, correlation_key, system_ids) VALUES {rows}";
+const INSERT_DELIVERIES: &str = "INSERT INTO deliveries (id, event_id, event_type, subscription_id, provider, state, due_at, ordering_key, created_at, updated_at) VALUES {rows}";
+
+/// How long a key is remembered at least, in milliseconds.
+const KEY_AGE_MIN_MS: i64 = 48 * 60 * 60 * 1_000;
+
+pub(super) async fn write(
+    connection: &mut SqliteConnection,
+    requests: &[&AcceptRequest],
+) -> Result<Vec<Accepted>> {
+    let epoch = super::catalog::epoch(&mut *connection).await?;
+    let mut answers = Vec::with_capacity(requests.len());
+    let mut fresh = Vec::with_capacity(requests.len());
+    for request in requests {
+        let answer = if request.epoch != epoch {
+            Accepted::StaleCatalog
+        } else if let Some(key) = &request.idempotency {
+            take_key(connection, key, request).await?
+        } else {
+            Accepted::New
+        };
+        if answer == Accepted::New {
+            fresh.push(*request);
+        }
+        answers.push(answer);
+    }
+    insert_events(connection, &fresh).await?;
+    insert_deliveries(connection, &fresh).await?;
+    Ok(answers)
+}
+
+async fn take_key(
+    connection: &mut SqliteConnection,
+    key: &IdempotencyKey,
+    request: &AcceptRequest,
+) -> Result<Accepted> {
+    let found = sqlx::query("SELECT body_hash, event_ids FROM idempotency_keys WHERE scope = ? AND key = ?")
+        .bind(&key.scope)
+        .bind(&key.key)
+        .fetch_optional(&mut *connection)
+        .await?;
+    if let Some(row) = found {
+        let hash: &[u8] = row.try_get(0)?;
+        if hash != key.body_hash {
+            return Ok(Accepted::KeyReused);
+        }
+        let ids: Vec<String> = serde_json::from_str(row.try_get(1)?)
+            .map_err(|error| corrupt("idempotency_keys.event_ids", &error))?;
+        let ids = ids
+            .iter()
+            .map(|id| id.parse::<EventId>())
+            .collect::<std::result::Result<_, _>>()
+            .map_err(|error| corrupt("idempotency_keys.event_ids", &error))?;
+        return Ok(Accepted::Duplicate(ids));
+    }
+    let ids: Vec<String> = request.events.iter().map(|event| event.id.to_string()).collect();
+    sqlx::query("INSERT INTO idempotency_keys (scope, key, body_hash, event_ids, created_at) VALUES (?, ?, ?, ?, ?)")
+        .bind(&key.scope)
+        .bind(&key.key)
+        .bind(&key.body_hash[..])
+        .bind(serde_json::Value::from(ids).to_string())
+        .bind(request.at.0)
+        .execute(&mut *connection)
+        .await?;
+    // A few old ones go with every new one, so that the table needs no sweep of its own.
+    sqlx::query("DELETE FROM idempotency_keys WHERE (scope, key) IN (SELECT scope, key FROM idempotency_keys WHERE created_at < ? ORDER BY created_at LIMIT 4)")
+        .bind(request.at.0 - KEY_AGE_MIN_MS)
+        .execute(&mut *connection)
+        .await?;
+    Ok(Accepted::New)
+}
+
+async fn insert_events(connection: &mut SqliteConnection, requests: &[&AcceptRequest]) -> Result<()> {
+    let events: Vec<&Event> = requests
+        .iter()
+        .flat_map(|request| request.events.iter().map(|event| &**event))
+        .collect();
+    for chunk in chunks(&events) {
+        let mut query = sqlx::query(statement(INSERT_EVENTS, 7, chunk.len()));
+        for event in chunk {
+            query = query
+                .bind(event.id.to_string())
+                .bind(event.event_type.as_str())
+                .bind(&*event.payload)
+                .bind(event.occurred_at.0)
+                .bind(event.received_at.0)
+                .bind(event.correlation_key.as_deref())
+                .bind(system_ids_json(event));
+        }
+        query.execute(&mut *connection).await?;
+    }
+    Ok(())
+}
+
+fn system_ids_json(event: &Event) -> String {
+    if event.system_ids.is_empty() {
+        return "[]".to_owned();
+    }
+    serde_json::Value::from(event.system_ids.clone()).to_string()
+}
+
+async fn insert_deliveries(
+    connection: &mut SqliteConnection,
+    requests: &[&AcceptRequest],
+) -> Result<()> {
+    let deliveries: Vec<_> = requests
+        .iter()
+        .flat_map(|request| {
+            request.deliveries.iter().map(move |delivery| {
+                let event = request.events.iter().find(|event| event.id == delivery.event_id);
+                (request, delivery, event.map_or("", |event| event.event_type.as_str()))
+            })
+        })
+        .collect();
+    for chunk in chunks(&deliveries) {
+        let mut query = sqlx::query(statement(INSERT_DELIVERIES, 10, chunk.len()));
+        for (request, delivery, event_type) in chunk {
+            query = query
+                .bind(delivery.id.to_string())
+                .bind(delivery.event_id.to_string())
+                .bind(*event_type)
+                .bind(delivery.subscription_id.to_string())
+                .bind(delivery.provider.as_str())
+                .bind(PENDING)
+                .bind(request.at.0)
+                .bind(delivery.ordering_key.as_deref())
+                .bind(request.at.0)
+                .bind(request.at.0);
+        }
+        query.execute(&mut *connection).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,408 @@
+//! Event types, subscriptions, connections, grants and keys.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Executor, Row as _, Sqlite, SqliteConnection, SqlitePool};
+
+use super::row::{corrupt, event_type_name, json, parse, provider};
+use crate::domain::clock::Timestamp;
+use crate::domain::event::{EventPattern, EventType, EventTypeName};
+use crate::domain::id::{ConnectionId, KeyId, SubscriptionId};
+use crate::domain::key::{ApiKey, Role};
+use crate::domain::provider::{Grant, Permissions, ProviderId};
+use crate::domain::retry::RetryPolicy;
+use crate::domain::subscription::{Connection, SealedDocument, Subscription};
+use crate::store::{Catalog, CatalogEpoch, GrantRecord, Result, StoreError};
+
+pub(super) async fn epoch<'e>(executor: impl Executor<'e, Database = Sqlite>) -> Result<CatalogEpoch> {
+    let epoch = sqlx::query_scalar("SELECT epoch FROM catalog").fetch_one(executor).await?;
+    Ok(CatalogEpoch(epoch))
+}
+
+async fn bump(connection: &mut SqliteConnection) -> Result<()> {
+    sqlx::query("UPDATE catalog SET epoch = epoch + 1").execute(connection).await?;
+    Ok(())
+}
+
+pub(super) async fn load(readers: &SqlitePool) -> Result<Catalog> {
+    // One read transaction: everything is of one epoch.
+    let mut snapshot = readers.begin().await?;
+    let epoch = epoch(&mut *snapshot).await?;
+    let event_types = sqlx::query("SELECT name, display_name, description, payload_schema, example, created_at, updated_at FROM event_types ORDER BY name")
+        .fetch_all(&mut *snapshot)
+        .await?;
+    let subscriptions = sqlx::query("SELECT id, name, events, provider, config, config_version, connection_id, system_filter, enabled, disabled_reason, paused, ordered, retry_delays_ms, timeout_ms, created_at, updated_at FROM subscriptions ORDER BY id")
+        .fetch_all(&mut *snapshot)
+        .await?;
+    let connections = sqlx::query("SELECT id, name, provider, document, document_version, created_at, updated_at FROM connections ORDER BY id")
+        .fetch_all(&mut *snapshot)
+        .await?;
+    let keys = sqlx::query("SELECT id, name, role, hash, created_at, revoked_at FROM api_keys WHERE revoked_at IS NULL")
+        .fetch_all(&mut *snapshot)
+        .await?;
+    Ok(Catalog {
+        epoch,
+        event_types: event_types.iter().map(event_type_from_row).collect::<Result<_>>()?,
+        subscriptions: subscriptions.iter().map(subscription_from_row).collect::<Result<_>>()?,
+        connections: connections.iter().map(connection_from_row).collect::<Result<_>>()?,
+        keys: keys.iter().map(key_from_row).collect::<Result<_>>()?,
+    })
+}
+
+fn event_type_from_row(row: &SqliteRow) -> Result<EventType> {
+    let optional_json = |column: &str, text: Option<&str>| text.map(|text| json(column, text)).transpose();
+    Ok(EventType {
+        name: event_type_name(row.try_get(0)?)?,
+        display_name: row.try_get(1)?,
+        description: row.try_get(2)?,
+        payload_schema: optional_json("event_types.payload_schema", row.try_get(3)?)?,
+        example: optional_json("event_types.example", row.try_get(4)?)?,
+        created_at: Timestamp(row.try_get(5)?),
+        updated_at: Timestamp(row.try_get(6)?),
+    })
+}
+
+fn subscription_from_row(row: &SqliteRow) -> Result<Subscription> {
+    let connection: Option<&str> = row.try_get(6)?;
+    let delays: Option<&str> = row.try_get(12)?;
+    Ok(Subscription {
+        id: parse("subscriptions.id", row.try_get(0)?)?,
+        name: row.try_get(1)?,
+        events: EventPattern::parse(row.try_get(2)?)
+            .map_err(|error| corrupt("subscriptions.events", &error))?,
+        provider: provider(row.try_get(3)?)?,
+        config: SealedDocument {
+            json: json("subscriptions.config", row.try_get(4)?)?,
+            version: row.try_get(5)?,
+        },
+        connection: connection
+            .map(|id| parse("subscriptions.connection_id", id))
+            .transpose()?,
+        system_filter: json("subscriptions.system_filter", row.try_get(7)?)?,
+        enabled: row.try_get(8)?,
+        disabled_reason: row.try_get(9)?,
+        paused: row.try_get(10)?,
+        ordered: row.try_get(11)?,
+        retry: delays
+            .map(|delays| json("subscriptions.retry_delays_ms", delays))
+            .transpose()?
+            .map(|delays_ms| RetryPolicy { delays_ms }),
+        timeout_ms: row.try_get(13)?,
+        created_at: Timestamp(row.try_get(14)?),
+        updated_at: Timestamp(row.try_get(15)?),
+    })
+}
+
+fn connection_from_row(row: &SqliteRow) -> Result<Connection> {
+    Ok(Connection {
+        id: parse("connections.id", row.try_get(0)?)?,
+        name: row.try_get(1)?,
+        provider: provider(row.try_get(2)?)?,
+        document: SealedDocument {
+            json: json("connections.document", row.try_get(3)?)?,
+            version: row.try_get(4)?,
+        },
+        created_at: Timestamp(row.try_get(5)?),
+        updated_at: Timestamp(row.try_get(6)?),
+    })
+}
+
+fn key_from_row(row: &SqliteRow) -> Result<ApiKey> {
+    let role: &str = row.try_get(2)?;
+    let hash: &[u8] = row.try_get(3)?;
+    Ok(ApiKey {
+        id: parse("api_keys.id", row.try_get(0)?)?,
+        name: row.try_get(1)?,
+        role: Role::from_name(role)
+            .ok_or_else(|| StoreError::Corrupt(format!("api_keys.role holds {role:?}")))?,
+        hash: hash.try_into().map_err(|error| corrupt("api_keys.hash", &error))?,
+        created_at: Timestamp(row.try_get(4)?),
+        revoked_at: row.try_get::<Option<i64>, _>(5)?.map(Timestamp),
+    })
+}
+
+pub(super) async fn put_event_type(
+    connection: &mut SqliteConnection,
+    event_type: EventType,
+) -> Result<()> {
+    sqlx::query("INSERT INTO event_types (name, display_name, description, payload_schema, example, created_at, updated_at) VALUES (?, ?, ?, ?, ?, ?, ?) \
+         ON CONFLICT DO UPDATE SET display_name = excluded.display_name, description = excluded.description, payload_schema = excluded.payload_schema, example = excluded.example, updated_at = excluded.updated_at")
+        .bind(event_type.name.as_str())
+        .bind(event_type.display_name)
+        .bind(event_type.description)
+        .bind(event_type.payload_schema.map(|schema| schema.to_string()))
+        .bind(event_type.example.map(|example| example.to_string()))
+        .bind(event_type.created_at.0)
+        .bind(event_type.updated_at.0)
+        .execute(&mut *connection)
+        .await?;
+    bump(connection).await
+}
+
+pub(super) async fn delete_event_type(
+    connection: &mut SqliteConnection,
+    name: EventTypeName,
+) -> Result<bool> {
+    let used_by: Option<String> = sqlx::query_scalar("SELECT name FROM subscriptions WHERE events = ? LIMIT 1")
+        .bind(name.as_str())
+        .fetch_optional(&mut *connection)
+        .await?;
+    if let Some(subscription) = used_by {
+        return Err(StoreError::Conflict(format!(
+            "the subscription {subscription:?} names this event type: delete or change it first"
+        )));
+    }
+    let done = sqlx::query("DELETE FROM event_types WHERE name = ?")
+        .bind(name.as_str())
+        .execute(&mut *connection)
+        .await?;
+    bump(connection).await?;
+    Ok(done.rows_affected() > 0)
+}
+
+pub(super) async fn put_subscription(
+    connection: &mut SqliteConnection,
+    subscription: Subscription,
+) -> Result<()> {
+    if let Some(id) = subscription.connection {
+        let found: Option<i64> = sqlx::query_scalar("SELECT 1 FROM connections WHERE id = ?")
+            .bind(id.to_string())
+            .fetch_optional(&mut *connection)
+            .await?;
+        if found.is_none() {
+            return Err(StoreError::Conflict(format!("connectionId: there is no connection {id}")));
+        }
+    }
+    let retry = subscription.retry.as_ref();
+    sqlx::query("INSERT INTO subscriptions (id, name, events, provider, config, config_version, connection_id, system_filter, enabled, disabled_reason, paused, ordered, retry_delays_ms, timeout_ms, created_at, updated_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
+         ON CONFLICT DO UPDATE SET name = excluded.name, events = excluded.events, provider = excluded.provider, config = excluded.config, config_version = excluded.config_version, connection_id = excluded.connection_id, system_filter = excluded.system_filter, enabled = excluded.enabled, disabled_reason = excluded.disabled_reason, paused = excluded.paused, ordered = excluded.ordered, retry_delays_ms = excluded.retry_delays_ms, timeout_ms = excluded.timeout_ms, updated_at = excluded.updated_at")
+        .bind(subscription.id.to_string())
+        .bind(subscription.name)
+        .bind(subscription.events.as_str())
+        .bind(subscription.provider.as_str())
+        .bind(subscription.config.json.to_string())
+        .bind(subscription.config.version)
+        .bind(subscription.connection.map(|id| id.to_string()))
+        .bind(serde_json::Value::from(subscription.system_filter).to_string())
+        .bind(subscription.enabled)
+        .bind(subscription.disabled_reason)
+        .bind(subscription.paused)
+        .bind(subscription.ordered)
+        .bind(retry.map(|retry| serde_json::Value::from(retry.delays_ms.clone()).to_string()))
+        .bind(subscription.timeout_ms)
+        .bind(subscription.created_at.0)
+        .bind(subscription.updated_at.0)
+        .execute(&mut *connection)
+        .await?;
+    let (id, at) = (subscription.id, subscription.updated_at);
+    if !subscription.enabled {
+        cancel_queued(connection, id, at).await?;
+    } else if !subscription.paused {
+        unpark(connection, id, at).await?;
+    }
+    bump(connection).await
+}
+
+/// What is in flight is cancelled when its attempt ends without success.
+async fn cancel_queued(
+    connection: &mut SqliteConnection,
+    id: SubscriptionId,
+    at: Timestamp,
+) -> Result<()> {
+    sqlx::query("UPDATE deliveries SET state = 5, due_at = NULL, updated_at = ? WHERE subscription_id = ? AND state IN (0, 1) AND state <= 2")
+        .bind(at.0)
+        .bind(id.to_string())
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+async fn unpark(
+    connection: &mut SqliteConnection,
+    id: SubscriptionId,
+    at: Timestamp,
+) -> Result<()> {
+    sqlx::query("UPDATE deliveries SET due_at = ?1, updated_at = ?1 WHERE subscription_id = ?2 AND state <= 2 AND due_at IS NULL")
+        .bind(at.0)
+        .bind(id.to_string())
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+pub(super) async fn delete_subscription(
+    connection: &mut SqliteConnection,
+    id: SubscriptionId,
+    at: Timestamp,
+) -> Result<bool> {
+    cancel_queued(connection, id, at).await?;
+    sqlx::query("DELETE FROM external_ids WHERE subscription_id = ?")
+        .bind(id.to_string())
+        .execute(&mut *connection)
+        .await?;
+    let done = sqlx::query("DELETE FROM subscriptions WHERE id = ?")
+        .bind(id.to_string())
+        .execute(&mut *connection)
+        .await?;
+    bump(connection).await?;
+    Ok(done.rows_affected() > 0)
+}
+
+pub(super) async fn put_connection(
+    writer: &mut SqliteConnection,
+    connection: Connection,
+) -> Result<()> {
+    sqlx::query("INSERT INTO connections (id, name, provider, document, document_version, created_at, updated_at) VALUES (?, ?, ?, ?, ?, ?, ?) \
+         ON CONFLICT DO UPDATE SET name = excluded.name, provider = excluded.provider, document = excluded.document, document_version = excluded.document_version, updated_at = excluded.updated_at")
+        .bind(connection.id.to_string())
+        .bind(connection.name)
+        .bind(connection.provider.as_str())
+        .bind(connection.document.json.to_string())
+        .bind(connection.document.version)
+        .bind(connection.created_at.0)
+        .bind(connection.updated_at.0)
+        .execute(&mut *writer)
+        .await?;
+    bump(writer).await
+}
+
+pub(super) async fn delete_connection(
+    connection: &mut SqliteConnection,
+    id: ConnectionId,
+) -> Result<bool> {
+    let used_by: Option<String> = sqlx::query_scalar("SELECT name FROM subscriptions WHERE connection_id = ? LIMIT 1")
+        .bind(id.to_string())
+        .fetch_optional(&mut *connection)
+        .await?;
+    if let Some(subscription) = used_by {
+        return Err(StoreError::Conflict(format!(
+            "the subscription {subscription:?} uses this connection: delete or change it first"
+        )));
+    }
+    let done = sqlx::query("DELETE FROM connections WHERE id = ?")
+        .bind(id.to_string())
+        .execute(&mut *connection)
+        .await?;
+    bump(connection).await?;
+    Ok(done.rows_affected() > 0)
+}
+
+/// Permissions as stored.
+#[derive(Serialize, Deserialize)]
+struct StoredPermissions {
+    hosts: BTreeSet<String>,
+    expose_secrets: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredGrant {
+    #[serde(flatten)]
+    permissions: StoredPermissions,
+    allow_addresses: Vec<ipnet::IpNet>,
+}
+
+impl From<&Permissions> for StoredPermissions {
+    fn from(permissions: &Permissions) -> Self {
+        Self {
+            hosts: permissions.hosts.clone(),
+            expose_secrets: permissions.expose_secrets,
+        }
+    }
+}
+
+impl From<StoredPermissions> for Permissions {
+    fn from(stored: StoredPermissions) -> Self {
+        Self {
+            hosts: stored.hosts,
+            expose_secrets: stored.expose_secrets,
+        }
+    }
+}
+
+pub(super) async fn grants(readers: &SqlitePool) -> Result<Vec<GrantRecord>> {
+    let rows = sqlx::query("SELECT provider, granted, asked, digest, granted_at FROM grants ORDER BY provider")
+        .fetch_all(readers)
+        .await?;
+    rows.iter()
+        .map(|row| {
+            let granted: StoredGrant = json("grants.granted", row.try_get(1)?)?;
+            let asked: StoredPermissions = json("grants.asked", row.try_get(2)?)?;
+            Ok(GrantRecord {
+                provider: provider(row.try_get(0)?)?,
+                grant: Grant {
+                    permissions: granted.permissions.into(),
+                    allow_addresses: granted.allow_addresses,
+                },
+                asked: asked.into(),
+                digest: row.try_get(3)?,
+                granted_at: Timestamp(row.try_get(4)?),
+            })
+        })
+        .collect()
+}
+
+pub(super) async fn put_grant(connection: &mut SqliteConnection, grant: GrantRecord) -> Result<()> {
+    let granted = StoredGrant {
+        permissions: (&grant.grant.permissions).into(),
+        allow_addresses: grant.grant.allow_addresses.clone(),
+    };
+    let text = |value: serde_json::Result<String>| value.map_err(|error| corrupt("grants", &error));
+    sqlx::query("INSERT INTO grants (provider, granted, asked, digest, granted_at) VALUES (?, ?, ?, ?, ?) \
+         ON CONFLICT DO UPDATE SET granted = excluded.granted, asked = excluded.asked, digest = excluded.digest, granted_at = excluded.granted_at")
+        .bind(grant.provider.as_str())
+        .bind(text(serde_json::to_string(&granted))?)
+        .bind(text(serde_json::to_string(&StoredPermissions::from(&grant.asked)))?)
+        .bind(&grant.digest)
+        .bind(grant.granted_at.0)
+        .execute(&mut *connection)
+        .await?;
+    bump(connection).await
+}
+
+pub(super) async fn delete_grant(
+    connection: &mut SqliteConnection,
+    provider: ProviderId,
+) -> Result<bool> {
+    let done = sqlx::query("DELETE FROM grants WHERE provider = ?")
+        .bind(provider.as_str())
+        .execute(&mut *connection)
+        .await?;
+    bump(connection).await?;
+    Ok(done.rows_affected() > 0)
+}
+
+pub(super) async fn put_key(connection: &mut SqliteConnection, key: ApiKey) -> Result<()> {
+    sqlx::query("INSERT INTO api_keys (id, name, role, hash, created_at, revoked_at) VALUES (?, ?, ?, ?, ?, ?)")
+        .bind(key.id.to_string())
+        .bind(&key.name)
+        .bind(key.role.as_str())
+        .bind(&key.hash[..])
+        .bind(key.created_at.0)
+        .bind(key.revoked_at.map(|at| at.0))
+        .execute(&mut *connection)
+        .await?;
+    bump(connection).await
+}
+
+pub(super) async fn keys(readers: &SqlitePool) -> Result<Vec<ApiKey>> {
+    let rows = sqlx::query("SELECT id, name, role, hash, created_at, revoked_at FROM api_keys ORDER BY id")
+        .fetch_all(readers)
+        .await?;
+    rows.iter().map(key_from_row).collect()
+}
+
+pub(super) async fn revoke_key(
+    connection: &mut SqliteConnection,
+    id: KeyId,
+    at: Timestamp,
+) -> Result<bool> {
+    let done = sqlx::query("UPDATE api_keys SET revoked_at = ? WHERE id = ? AND revoked_at IS NULL")
+        .bind(at.0)
+        .bind(id.to_string())
+        .execute(&mut *connection)
+        .await?;
+    bump(connection).await?;
+    Ok(done.rows_affected() > 0)
+}

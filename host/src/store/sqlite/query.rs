@@ -1,0 +1,235 @@
+//! Listings and details, on the readers.
+
+use sqlx::sqlite::SqliteRow;
+use sqlx::{AssertSqlSafe, QueryBuilder, Row as _, Sqlite, SqlitePool};
+
+use super::row::{DELIVERY_COLUMNS, delivery_from_row, event_from_row, json, state_code};
+use crate::domain::clock::Timestamp;
+use crate::domain::delivery::{Attempt, Delivery, DeliveryState, LogLine, Outcome};
+use crate::domain::event::Event;
+use crate::domain::id::{DeliveryId, EventId};
+use crate::store::{DeliveryFilter, EventFilter, Page, Result, StoreError};
+
+const EVENT_COLUMNS: &str =
+    "id, event_type, payload, occurred_at, received_at, correlation_key, system_ids";
+
+/// Levels that a log line can have, to turn stored text into the static names of the domain.
+const LEVELS: [&str; 6] = ["debug", "info", "warn", "error", "stdout", "stderr"];
+
+pub(super) async fn event(readers: &SqlitePool, id: EventId) -> Result<Option<Event>> {
+    let sql = format!("SELECT {EVENT_COLUMNS} FROM events WHERE id = ?");
+    let row = sqlx::query(AssertSqlSafe(sql))
+        .bind(id.to_string())
+        .fetch_optional(readers)
+        .await?;
+    row.as_ref().map(event_from_row).transpose()
+}
+
+pub(super) async fn events(
+    readers: &SqlitePool,
+    filter: &EventFilter,
+    after: Option<EventId>,
+    limit: usize,
+) -> Result<Page<Event>> {
+    let mut query = events_query(filter, after, limit);
+    let rows = query.build().fetch_all(readers).await?;
+    page(&rows, limit, event_from_row)
+}
+
+fn events_query(
+    filter: &EventFilter,
+    after: Option<EventId>,
+    limit: usize,
+) -> QueryBuilder<Sqlite> {
+    let mut query = QueryBuilder::new(format!("SELECT {EVENT_COLUMNS} FROM events WHERE TRUE"));
+    if let Some(event_type) = &filter.event_type {
+        query.push(" AND event_type = ").push_bind(event_type.clone());
+    }
+    if let Some(key) = &filter.correlation_key {
+        query
+            .push(" AND correlation_key IS NOT NULL AND correlation_key = ")
+            .push_bind(key.clone());
+    }
+    push_time(&mut query, EventId::PREFIX, filter.from, filter.until);
+    push_page(&mut query, after.map(|id| id.to_string()), limit);
+    query
+}
+
+/// Identifiers are ordered by time, so that a range of time is a range of the primary key.
+fn push_time(
+    query: &mut QueryBuilder<Sqlite>,
+    prefix: &str,
+    from: Option<Timestamp>,
+    until: Option<Timestamp>,
+) {
+    let bound = |at: Timestamp| {
+        let ms = u64::try_from(at.0).unwrap_or(0).min((1 << 48) - 1);
+        format!("{prefix}_{}", ulid::Ulid::from_parts(ms, 0))
+    };
+    if let Some(from) = from {
+        query.push(" AND id >= ").push_bind(bound(from));
+    }
+    if let Some(until) = until {
+        query.push(" AND id < ").push_bind(bound(until));
+    }
+}
+
+fn push_page(query: &mut QueryBuilder<Sqlite>, after: Option<String>, limit: usize) {
+    if let Some(after) = after {
+        query.push(" AND id < ").push_bind(after);
+    }
+    // One more than asked for tells whether there is another page.
+    query
+        .push(" ORDER BY id DESC LIMIT ")
+        .push_bind(i64::try_from(limit).unwrap_or(i64::MAX).saturating_add(1));
+}
+
+fn page<T>(
+    rows: &[SqliteRow],
+    limit: usize,
+    convert: impl Fn(&SqliteRow) -> Result<T>,
+) -> Result<Page<T>> {
+    let items = rows.iter().take(limit).map(convert).collect::<Result<_>>()?;
+    Ok(Page {
+        items,
+        more: rows.len() > limit,
+    })
+}
+
+pub(super) async fn delivery(readers: &SqlitePool, id: DeliveryId) -> Result<Option<Delivery>> {
+    let sql = format!("SELECT {DELIVERY_COLUMNS} FROM deliveries WHERE id = ?");
+    let row = sqlx::query(AssertSqlSafe(sql))
+        .bind(id.to_string())
+        .fetch_optional(readers)
+        .await?;
+    row.as_ref().map(delivery_from_row).transpose()
+}
+
+pub(super) async fn deliveries(
+    readers: &SqlitePool,
+    filter: &DeliveryFilter,
+    after: Option<DeliveryId>,
+    limit: usize,
+) -> Result<Page<Delivery>> {
+    let mut query = deliveries_query(filter, after, limit);
+    let rows = query.build().fetch_all(readers).await?;
+    page(&rows, limit, delivery_from_row)
+}
+
+fn deliveries_query(
+    filter: &DeliveryFilter,
+    after: Option<DeliveryId>,
+    limit: usize,
+) -> QueryBuilder<Sqlite> {
+    let mut query = QueryBuilder::new(format!("SELECT {DELIVERY_COLUMNS} FROM deliveries WHERE TRUE"));
+    if let Some(event) = filter.event {
+        query.push(" AND event_id = ").push_bind(event.to_string());
+    }
+    if let Some(subscription) = filter.subscription {
+        query.push(" AND subscription_id = ").push_bind(subscription.to_string());
+    }
+    if let Some(provider) = &filter.provider {
+        query.push(" AND provider = ").push_bind(provider.as_str().to_owned());
+    }
+    if let Some(event_type) = &filter.event_type {
+        query.push(" AND event_type = ").push_bind(event_type.clone());
+    }
+    if filter.states == [DeliveryState::Failed] {
+        // As a literal, so that the partial index of dead letters serves it.
+        query.push(" AND state = 4");
+    } else if !filter.states.is_empty() {
+        query.push(" AND state IN (");
+        let mut states = query.separated(", ");
+        for state in &filter.states {
+            states.push_bind(state_code(*state));
+        }
+        query.push(")");
+        if !filter.states.iter().any(|state| state.is_terminal()) {
+            query.push(" AND state <= 2");
+        }
+    }
+    push_time(&mut query, DeliveryId::PREFIX, filter.from, filter.until);
+    push_page(&mut query, after.map(|id| id.to_string()), limit);
+    query
+}
+
+pub(super) async fn attempts(readers: &SqlitePool, id: DeliveryId) -> Result<Vec<Attempt>> {
+    let rows = sqlx::query("SELECT number, started_at, latency_us, outcome, http_status, provider_version, message, logs FROM attempts WHERE delivery_id = ? ORDER BY number")
+        .bind(id.to_string())
+        .fetch_all(readers)
+        .await?;
+    rows.iter().map(attempt_from_row).collect()
+}
+
+fn attempt_from_row(row: &SqliteRow) -> Result<Attempt> {
+    let outcome: &str = row.try_get(3)?;
+    let logs: Option<&str> = row.try_get(7)?;
+    let lines: Vec<[String; 2]> = logs.map_or(Ok(Vec::new()), |logs| json("attempts.logs", logs))?;
+    Ok(Attempt {
+        number: row.try_get(0)?,
+        started_at: Timestamp(row.try_get(1)?),
+        latency: std::time::Duration::from_micros(
+            u64::try_from(row.try_get::<i64, _>(2)?).unwrap_or(0),
+        ),
+        outcome: Outcome::from_name(outcome)
+            .ok_or_else(|| StoreError::Corrupt(format!("attempts.outcome holds {outcome:?}")))?,
+        http_status: row.try_get(4)?,
+        provider_version: row.try_get(5)?,
+        message: row.try_get(6)?,
+        logs: lines
+            .into_iter()
+            .map(|[level, message]| LogLine {
+                level: LEVELS.into_iter().find(|name| *name == level).unwrap_or("info"),
+                message,
+            })
+            .collect(),
+    })
+}
+
+pub(super) async fn backlog(readers: &SqlitePool, at_most: u64) -> Result<u64> {
+    let count: i64 = sqlx::query_scalar(
+        "SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE due_at IS NOT NULL LIMIT ?)",
+    )
+    .bind(i64::try_from(at_most).unwrap_or(i64::MAX))
+    .fetch_one(readers)
+    .await?;
+    Ok(u64::try_from(count).unwrap_or(0))
+}
+
+/// Fails the test when a listing sorts or scans more than its page needs.
+#[cfg(test)]
+pub(super) async fn check_plans(readers: &SqlitePool) {
+    use crate::domain::id::IdGenerator;
+    let subscription = IdGenerator::default().next(Timestamp(1), || 1);
+    let event = IdGenerator::default().next(Timestamp(1), || 1);
+    let all = DeliveryFilter::default;
+    let filters = [
+        (all(), "sqlite_autoindex_deliveries_1"),
+        (DeliveryFilter { subscription: Some(subscription), ..all() }, "deliveries_subscription"),
+        (DeliveryFilter { states: vec![DeliveryState::Failed], ..all() }, "deliveries_failed"),
+        (DeliveryFilter { event: Some(event), ..all() }, "deliveries_event"),
+        (DeliveryFilter { from: Some(Timestamp(5)), until: Some(Timestamp(9)), ..all() }, "sqlite_autoindex_deliveries_1"),
+    ];
+    for (filter, index) in filters {
+        let sql = deliveries_query(&filter, None, 50).sql().as_str().to_owned();
+        let plan = plan(readers, &sql).await;
+        assert!(plan.contains(index), "{sql}\n{plan}");
+        let few_rows = index == "deliveries_event";
+        assert!(few_rows || !plan.contains("TEMP B-TREE"), "{sql}\n{plan}");
+    }
+    let claim = plan(readers, "SELECT d.rowid FROM deliveries d WHERE d.due_at IS NOT NULL AND d.due_at <= 5 AND (d.ordering_key IS NULL OR NOT EXISTS (SELECT 1 FROM deliveries e WHERE e.ordering_key = d.ordering_key AND e.ordering_key IS NOT NULL AND e.state <= 2 AND e.id < d.id)) ORDER BY d.due_at LIMIT 9").await;
+    assert!(claim.contains("deliveries_due") && claim.contains("deliveries_ordering"), "{claim}");
+    assert!(!claim.contains("TEMP B-TREE"), "{claim}");
+}
+
+#[cfg(test)]
+async fn plan(readers: &SqlitePool, sql: &str) -> String {
+    let rows = sqlx::query(AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}")))
+        .fetch_all(readers)
+        .await
+        .expect("plan");
+    rows.iter()
+        .map(|row| row.get::<String, _>(3))
+        .collect::<Vec<_>>()
+        .join("\n")
+}

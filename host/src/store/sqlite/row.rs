@@ -1,0 +1,102 @@
+//! Between rows and domain types.
+
+use std::str::FromStr;
+use std::sync::Arc;
+
+use sqlx::Row as _;
+use sqlx::sqlite::SqliteRow;
+
+use crate::domain::clock::Timestamp;
+use crate::domain::delivery::{Delivery, DeliveryState};
+use crate::domain::event::{Event, EventTypeName};
+use crate::domain::provider::ProviderId;
+use crate::store::{Result, StoreError};
+
+pub(super) const PENDING: i64 = 0;
+pub(super) const RETRYING: i64 = 1;
+pub(super) const IN_FLIGHT: i64 = 2;
+pub(super) const SUCCESS: i64 = 3;
+pub(super) const FAILED: i64 = 4;
+pub(super) const CANCELLED: i64 = 5;
+
+pub(super) fn state_code(state: DeliveryState) -> i64 {
+    match state {
+        DeliveryState::Pending => PENDING,
+        DeliveryState::Retrying => RETRYING,
+        DeliveryState::InFlight => IN_FLIGHT,
+        DeliveryState::Success => SUCCESS,
+        DeliveryState::Failed => FAILED,
+        DeliveryState::Cancelled => CANCELLED,
+    }
+}
+
+fn state_of(code: i64) -> Result<DeliveryState> {
+    DeliveryState::ALL
+        .into_iter()
+        .find(|state| state_code(*state) == code)
+        .ok_or_else(|| StoreError::Corrupt(format!("deliveries.state holds {code}")))
+}
+
+pub(super) fn corrupt(what: &str, error: &dyn std::fmt::Display) -> StoreError {
+    StoreError::Corrupt(format!("{what}: {error}"))
+}
+
+/// A column that holds the text of a domain type.
+pub(super) fn parse<T>(column: &str, text: &str) -> Result<T>
+where
+    T: FromStr,
+    T::Err: std::fmt::Display,
+{
+    text.parse().map_err(|error: T::Err| corrupt(column, &error))
+}
+
+pub(super) fn provider(text: &str) -> Result<ProviderId> {
+    ProviderId::parse(text).map_err(|error| corrupt("provider", &error))
+}
+
+pub(super) fn event_type_name(text: &str) -> Result<EventTypeName> {
+    EventTypeName::parse(text).map_err(|error| corrupt("event type", &error))
+}
+
+pub(super) fn json<T: serde::de::DeserializeOwned>(column: &str, text: &str) -> Result<T> {
+    serde_json::from_str(text).map_err(|error| corrupt(column, &error))
+}
+
+/// Columns: id, event_type, payload, occurred_at, received_at, correlation_key, system_ids.
+pub(super) fn event_from_row(row: &SqliteRow) -> Result<Event> {
+    let key: Option<&str> = row.try_get(5)?;
+    let system_ids: &str = row.try_get(6)?;
+    Ok(Event {
+        id: parse("events.id", row.try_get(0)?)?,
+        event_type: event_type_name(row.try_get(1)?)?,
+        payload: Arc::from(row.try_get::<&str, _>(2)?),
+        occurred_at: Timestamp(row.try_get(3)?),
+        received_at: Timestamp(row.try_get(4)?),
+        correlation_key: key.map(Arc::from),
+        system_ids: if system_ids == "[]" {
+            Vec::new()
+        } else {
+            json("events.system_ids", system_ids)?
+        },
+    })
+}
+
+pub(super) const DELIVERY_COLUMNS: &str = "id, event_id, event_type, subscription_id, provider, state, attempts, due_at, external_id, last_error, created_at, updated_at";
+
+/// Columns: [`DELIVERY_COLUMNS`].
+pub(super) fn delivery_from_row(row: &SqliteRow) -> Result<Delivery> {
+    Ok(Delivery {
+        id: parse("deliveries.id", row.try_get(0)?)?,
+        event_id: parse("deliveries.event_id", row.try_get(1)?)?,
+        event_type: row.try_get(2)?,
+        subscription_id: parse("deliveries.subscription_id", row.try_get(3)?)?,
+        provider: provider(row.try_get(4)?)?,
+        state: state_of(row.try_get(5)?)?,
+        attempts: row.try_get(6)?,
+        due_at: row.try_get::<Option<i64>, _>(7)?.map(Timestamp),
+        external_id: row.try_get(8)?,
+        last_error: row.try_get(9)?,
+        created_at: Timestamp(row.try_get(10)?),
+        updated_at: Timestamp(row.try_get(11)?),
+    })
+}

@@ -1,0 +1,220 @@
+//! The one task that writes (ADR 0001).
+//!
+//! Commands that queue up while a commit is under way are taken together into the next
+//! transaction. Each is answered after its commit. When a transaction fails, it is rolled back
+//! and its commands are redone one by one, so that a command can only fail by its own doing.
+
+use futures_util::future::BoxFuture;
+use sqlx::{Connection as _, SqliteConnection};
+use tokio::sync::{mpsc, oneshot};
+
+use super::claim::ClaimRequest;
+use super::{accept, claim, record};
+use crate::domain::delivery::LeaseResult;
+use crate::store::{AcceptRequest, Accepted, Claim, Recorded, Result, StoreError};
+
+/// Commands that may wait; callers beyond wait for room.
+const QUEUE_MAX: usize = 4_096;
+/// Commands that one transaction takes.
+const GROUP_MAX: usize = 512;
+
+type Reply<T> = oneshot::Sender<Result<T>>;
+type Task = Box<dyn for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, ()> + Send>;
+
+enum Command {
+    Accept(AcceptRequest, Reply<Accepted>),
+    Record(LeaseResult, Reply<Recorded>),
+    Claim(ClaimRequest, Reply<Claim>),
+    /// Rare: runs in a transaction of its own.
+    Task(Task),
+}
+
+/// The commands of one transaction, by kind.
+#[derive(Default)]
+struct Group {
+    accepts: Vec<(AcceptRequest, Reply<Accepted>)>,
+    records: Vec<(LeaseResult, Reply<Recorded>)>,
+    claims: Vec<(ClaimRequest, Reply<Claim>)>,
+}
+
+/// What a group's transaction found, in the order of its commands.
+#[derive(Default)]
+struct Done {
+    accepts: Vec<Accepted>,
+    records: Vec<Recorded>,
+    claims: Vec<Claim>,
+}
+
+/// A handle on the task. The task ends when the last handle is gone.
+pub(super) struct Writer {
+    commands: mpsc::Sender<Command>,
+}
+
+fn stopped() -> StoreError {
+    StoreError::Unavailable("the database writer has stopped".into())
+}
+
+impl Writer {
+    pub(super) fn start(connection: SqliteConnection) -> Self {
+        let (commands, queue) = mpsc::channel(QUEUE_MAX);
+        tokio::spawn(run(connection, queue));
+        Self { commands }
+    }
+
+    async fn send<T>(&self, make: impl FnOnce(Reply<T>) -> Command) -> Result<T> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(make(reply)).await.map_err(|_| stopped())?;
+        answer.await.map_err(|_| stopped())?
+    }
+
+    pub(super) async fn accept(&self, request: AcceptRequest) -> Result<Accepted> {
+        self.send(|reply| Command::Accept(request, reply)).await
+    }
+
+    pub(super) async fn record(&self, result: LeaseResult) -> Result<Recorded> {
+        self.send(|reply| Command::Record(result, reply)).await
+    }
+
+    pub(super) async fn claim(&self, request: ClaimRequest) -> Result<Claim> {
+        self.send(|reply| Command::Claim(request, reply)).await
+    }
+
+    /// Runs `task` in a transaction of its own and answers after its commit.
+    pub(super) async fn run<T, F>(&self, task: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T>> + Send + 'static,
+    {
+        self.send(|reply| {
+            Command::Task(Box::new(move |connection| {
+                Box::pin(async move {
+                    let _ = reply.send(in_transaction(connection, task).await);
+                })
+            }))
+        })
+        .await
+    }
+}
+
+async fn in_transaction<T, F>(connection: &mut SqliteConnection, work: F) -> Result<T>
+where
+    F: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T>>,
+{
+    let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
+    let value = work(&mut transaction).await?;
+    transaction.commit().await?;
+    Ok(value)
+}
+
+async fn run(mut connection: SqliteConnection, mut queue: mpsc::Receiver<Command>) {
+    let mut waiting = Vec::with_capacity(GROUP_MAX);
+    while queue.recv_many(&mut waiting, GROUP_MAX).await > 0 {
+        let mut group = Group::default();
+        let mut tasks = Vec::new();
+        for command in waiting.drain(..) {
+            match command {
+                Command::Accept(request, reply) => group.accepts.push((request, reply)),
+                Command::Record(result, reply) => group.records.push((result, reply)),
+                Command::Claim(request, reply) => group.claims.push((request, reply)),
+                Command::Task(task) => tasks.push(task),
+            }
+        }
+        group.write(&mut connection).await;
+        for task in tasks {
+            task(&mut connection).await;
+        }
+    }
+    // The last handle is gone: leave the file tidy.
+    if let Err(error) = connection.close().await {
+        tracing::warn!(%error, "the database did not close cleanly");
+    }
+}
+
+impl Group {
+    fn len(&self) -> usize {
+        self.accepts.len() + self.records.len() + self.claims.len()
+    }
+
+    async fn write(self, connection: &mut SqliteConnection) {
+        match self.len() {
+            0 => {}
+            1 => {
+                let done = self.attempt(connection).await;
+                self.reply(done);
+            }
+            several => match self.attempt(connection).await {
+                Ok(done) => self.reply(Ok(done)),
+                Err(error) => {
+                    tracing::warn!(%error, several, "a shared commit failed; its commands are redone one by one");
+                    for single in self.split() {
+                        let done = single.attempt(connection).await;
+                        single.reply(done);
+                    }
+                }
+            },
+        }
+    }
+
+    /// Results are recorded first, so that a claim in the same transaction sees what they made
+    /// due; accepted deliveries likewise.
+    async fn attempt(&self, connection: &mut SqliteConnection) -> Result<Done> {
+        let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
+        let mut done = Done::default();
+        if !self.records.is_empty() {
+            let results: Vec<&LeaseResult> = self.records.iter().map(|(result, _)| result).collect();
+            done.records = record::write(&mut transaction, &results).await?;
+        }
+        if !self.accepts.is_empty() {
+            let requests: Vec<&AcceptRequest> = self.accepts.iter().map(|(request, _)| request).collect();
+            done.accepts = accept::write(&mut transaction, &requests).await?;
+        }
+        for (request, _) in &self.claims {
+            done.claims.push(claim::write(&mut transaction, request).await?);
+        }
+        transaction.commit().await?;
+        Ok(done)
+    }
+
+    fn split(self) -> impl Iterator<Item = Self> {
+        let records = self.records.into_iter().map(|record| Self {
+            records: vec![record],
+            ..Self::default()
+        });
+        let accepts = self.accepts.into_iter().map(|accept| Self {
+            accepts: vec![accept],
+            ..Self::default()
+        });
+        let claims = self.claims.into_iter().map(|claim| Self {
+            claims: vec![claim],
+            ..Self::default()
+        });
+        records.chain(accepts).chain(claims)
+    }
+
+    fn reply(self, done: Result<Done>) {
+        match done {
+            Ok(done) => {
+                // A caller that has gone away does not matter: the work is committed.
+                for ((_, reply), value) in self.accepts.into_iter().zip(done.accepts) {
+                    let _ = reply.send(Ok(value));
+                }
+                for ((_, reply), value) in self.records.into_iter().zip(done.records) {
+                    let _ = reply.send(Ok(value));
+                }
+                for ((_, reply), value) in self.claims.into_iter().zip(done.claims) {
+                    let _ = reply.send(Ok(value));
+                }
+            }
+            Err(error) => {
+                // Only a group of one gets here.
+                if let Some((_, reply)) = self.accepts.into_iter().next() {
+                    let _ = reply.send(Err(error));
+                } else if let Some((_, reply)) = self.records.into_iter().next() {
+                    let _ = reply.send(Err(error));
+                } else if let Some((_, reply)) = self.claims.into_iter().next() {
+                    let _ = reply.send(Err(error));
+                }
+            }
+        }
+    }
+}
