@@ -74,6 +74,12 @@ impl LoadedComponent {
         }
     }
 
+    /// Whether it already answers calls under exactly these permissions.
+    #[must_use]
+    pub fn permits(&self, permissions: &EffectivePermissions) -> bool {
+        *self.permissions == *permissions
+    }
+
     /// Makes one delivery attempt.
     pub async fn deliver(&self, call: DeliverCall) -> CallReport<Receipt> {
         let context = self.context(

@@ -1,1 +1,115 @@
-//! (to be written)
+//! The queue over the store: claims are leases in the store, wake-ups are in process.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::Notify;
+
+use super::{Batch, Queue};
+use crate::domain::clock::{Clock, Timestamp};
+use crate::domain::delivery::{LeaseResult, Transition};
+use crate::domain::id::WorkerId;
+use crate::store::{DeliveryStore, Recorded, StoreError};
+
+/// A look at the store without a wake-up: what became due by a clock step or by another path.
+const IDLE_LOOK: Duration = Duration::from_secs(1);
+
+/// Nothing is known to be due.
+const NEVER: i64 = i64::MAX;
+
+/// A queue for one process.
+pub struct EmbeddedQueue<S: ?Sized> {
+    store: Arc<S>,
+    clock: Arc<dyn Clock>,
+    worker: WorkerId,
+    lease: Duration,
+    wake: Notify,
+    /// When the next delivery is due, as far as known, in milliseconds.
+    next_due: AtomicI64,
+}
+
+impl<S: DeliveryStore + ?Sized> EmbeddedQueue<S> {
+    /// A queue whose leases last `lease`: longer than any call's deadline.
+    pub fn new(store: Arc<S>, clock: Arc<dyn Clock>, worker: WorkerId, lease: Duration) -> Self {
+        Self {
+            store,
+            clock,
+            worker,
+            lease,
+            wake: Notify::new(),
+            // The store may hold work from before.
+            next_due: AtomicI64::new(i64::MIN),
+        }
+    }
+
+    async fn wait(&self) {
+        let due = self.next_due.load(Ordering::Acquire);
+        let until_due = Timestamp(due).since(self.clock.now());
+        // A timer that fires a moment early would make for an empty claim.
+        let pause = (until_due + Duration::from_millis(1)).min(IDLE_LOOK);
+        let _ = tokio::time::timeout(pause, self.wake.notified()).await;
+    }
+}
+
+#[async_trait]
+impl<S: DeliveryStore + ?Sized> Queue for EmbeddedQueue<S> {
+    async fn next(&self, limit: usize) -> Result<Batch, StoreError> {
+        loop {
+            let now = self.clock.now();
+            if self.next_due.load(Ordering::Acquire) <= now.0 {
+                // Set before the claim: a wake-up during it must not be overwritten.
+                self.next_due.store(NEVER, Ordering::Release);
+                let claimed = self
+                    .store
+                    .claim(self.worker, now, now.plus(self.lease), limit)
+                    .await;
+                let claim = match claimed {
+                    Ok(claim) => claim,
+                    Err(error) => {
+                        self.wake(now);
+                        return Err(error);
+                    }
+                };
+                if let Some(due) = claim.next_due {
+                    // Overdue and yet not taken, without the limit cutting off: held back by its
+                    // ordering key. Its predecessor's end wakes the queue.
+                    let held_back = due <= now && claim.leased.len() < limit;
+                    let due = if held_back { now.plus(IDLE_LOOK) } else { due };
+                    self.next_due.fetch_min(due.0, Ordering::AcqRel);
+                }
+                if !claim.leased.is_empty() {
+                    return Ok(Batch {
+                        leased: claim.leased,
+                        epoch: claim.epoch,
+                    });
+                }
+            }
+            self.wait().await;
+            if self.next_due.load(Ordering::Acquire) == NEVER {
+                // The idle look.
+                self.next_due.store(i64::MIN, Ordering::Release);
+            }
+        }
+    }
+
+    async fn settle(&self, result: LeaseResult) -> Result<Recorded, StoreError> {
+        let due = match result.transition {
+            Transition::RetryAt(at) => Some(at),
+            _ => None,
+        };
+        let recorded = self.store.record(result).await?;
+        if let Some(due) = due {
+            self.wake(due);
+        }
+        Ok(recorded)
+    }
+
+    fn wake(&self, due: Timestamp) {
+        let before = self.next_due.fetch_min(due.0, Ordering::AcqRel);
+        if due.0 < before {
+            self.wake.notify_one();
+        }
+    }
+}

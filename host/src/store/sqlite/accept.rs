@@ -44,11 +44,13 @@ async fn take_key(
     key: &IdempotencyKey,
     request: &AcceptRequest,
 ) -> Result<Accepted> {
-    let found = sqlx::query("SELECT body_hash, event_ids FROM idempotency_keys WHERE scope = ? AND key = ?")
-        .bind(&key.scope)
-        .bind(&key.key)
-        .fetch_optional(&mut *connection)
-        .await?;
+    let found = sqlx::query(
+        "SELECT body_hash, event_ids FROM idempotency_keys WHERE scope = ? AND key = ?",
+    )
+    .bind(&key.scope)
+    .bind(&key.key)
+    .fetch_optional(&mut *connection)
+    .await?;
     if let Some(row) = found {
         let hash: &[u8] = row.try_get(0)?;
         if hash != key.body_hash {
@@ -63,7 +65,11 @@ async fn take_key(
             .map_err(|error| corrupt("idempotency_keys.event_ids", &error))?;
         return Ok(Accepted::Duplicate(ids));
     }
-    let ids: Vec<String> = request.events.iter().map(|event| event.id.to_string()).collect();
+    let ids: Vec<String> = request
+        .events
+        .iter()
+        .map(|event| event.id.to_string())
+        .collect();
     sqlx::query("INSERT INTO idempotency_keys (scope, key, body_hash, event_ids, created_at) VALUES (?, ?, ?, ?, ?)")
         .bind(&key.scope)
         .bind(&key.key)
@@ -80,7 +86,10 @@ async fn take_key(
     Ok(Accepted::New)
 }
 
-async fn insert_events(connection: &mut SqliteConnection, requests: &[&AcceptRequest]) -> Result<()> {
+async fn insert_events(
+    connection: &mut SqliteConnection,
+    requests: &[&AcceptRequest],
+) -> Result<()> {
     let events: Vec<&Event> = requests
         .iter()
         .flat_map(|request| request.events.iter().map(|event| &**event))
@@ -117,8 +126,15 @@ async fn insert_deliveries(
         .iter()
         .flat_map(|request| {
             request.deliveries.iter().map(move |delivery| {
-                let event = request.events.iter().find(|event| event.id == delivery.event_id);
-                (request, delivery, event.map_or("", |event| event.event_type.as_str()))
+                let event = request
+                    .events
+                    .iter()
+                    .find(|event| event.id == delivery.event_id);
+                (
+                    request,
+                    delivery,
+                    event.map_or("", |event| event.event_type.as_str()),
+                )
             })
         })
         .collect();

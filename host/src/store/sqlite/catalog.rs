@@ -16,13 +16,19 @@ use crate::domain::retry::RetryPolicy;
 use crate::domain::subscription::{Connection, SealedDocument, Subscription};
 use crate::store::{Catalog, CatalogEpoch, GrantRecord, Result, StoreError};
 
-pub(super) async fn epoch<'e>(executor: impl Executor<'e, Database = Sqlite>) -> Result<CatalogEpoch> {
-    let epoch = sqlx::query_scalar("SELECT epoch FROM catalog").fetch_one(executor).await?;
+pub(super) async fn epoch<'e>(
+    executor: impl Executor<'e, Database = Sqlite>,
+) -> Result<CatalogEpoch> {
+    let epoch = sqlx::query_scalar("SELECT epoch FROM catalog")
+        .fetch_one(executor)
+        .await?;
     Ok(CatalogEpoch(epoch))
 }
 
 async fn bump(connection: &mut SqliteConnection) -> Result<()> {
-    sqlx::query("UPDATE catalog SET epoch = epoch + 1").execute(connection).await?;
+    sqlx::query("UPDATE catalog SET epoch = epoch + 1")
+        .execute(connection)
+        .await?;
     Ok(())
 }
 
@@ -44,15 +50,25 @@ pub(super) async fn load(readers: &SqlitePool) -> Result<Catalog> {
         .await?;
     Ok(Catalog {
         epoch,
-        event_types: event_types.iter().map(event_type_from_row).collect::<Result<_>>()?,
-        subscriptions: subscriptions.iter().map(subscription_from_row).collect::<Result<_>>()?,
-        connections: connections.iter().map(connection_from_row).collect::<Result<_>>()?,
+        event_types: event_types
+            .iter()
+            .map(event_type_from_row)
+            .collect::<Result<_>>()?,
+        subscriptions: subscriptions
+            .iter()
+            .map(subscription_from_row)
+            .collect::<Result<_>>()?,
+        connections: connections
+            .iter()
+            .map(connection_from_row)
+            .collect::<Result<_>>()?,
         keys: keys.iter().map(key_from_row).collect::<Result<_>>()?,
     })
 }
 
 fn event_type_from_row(row: &SqliteRow) -> Result<EventType> {
-    let optional_json = |column: &str, text: Option<&str>| text.map(|text| json(column, text)).transpose();
+    let optional_json =
+        |column: &str, text: Option<&str>| text.map(|text| json(column, text)).transpose();
     Ok(EventType {
         name: event_type_name(row.try_get(0)?)?,
         display_name: row.try_get(1)?,
@@ -117,7 +133,9 @@ fn key_from_row(row: &SqliteRow) -> Result<ApiKey> {
         name: row.try_get(1)?,
         role: Role::from_name(role)
             .ok_or_else(|| StoreError::Corrupt(format!("api_keys.role holds {role:?}")))?,
-        hash: hash.try_into().map_err(|error| corrupt("api_keys.hash", &error))?,
+        hash: hash
+            .try_into()
+            .map_err(|error| corrupt("api_keys.hash", &error))?,
         created_at: Timestamp(row.try_get(4)?),
         revoked_at: row.try_get::<Option<i64>, _>(5)?.map(Timestamp),
     })
@@ -145,10 +163,11 @@ pub(super) async fn delete_event_type(
     connection: &mut SqliteConnection,
     name: EventTypeName,
 ) -> Result<bool> {
-    let used_by: Option<String> = sqlx::query_scalar("SELECT name FROM subscriptions WHERE events = ? LIMIT 1")
-        .bind(name.as_str())
-        .fetch_optional(&mut *connection)
-        .await?;
+    let used_by: Option<String> =
+        sqlx::query_scalar("SELECT name FROM subscriptions WHERE events = ? LIMIT 1")
+            .bind(name.as_str())
+            .fetch_optional(&mut *connection)
+            .await?;
     if let Some(subscription) = used_by {
         return Err(StoreError::Conflict(format!(
             "the subscription {subscription:?} names this event type: delete or change it first"
@@ -172,7 +191,9 @@ pub(super) async fn put_subscription(
             .fetch_optional(&mut *connection)
             .await?;
         if found.is_none() {
-            return Err(StoreError::Conflict(format!("connectionId: there is no connection {id}")));
+            return Err(StoreError::Conflict(format!(
+                "connectionId: there is no connection {id}"
+            )));
         }
     }
     let retry = subscription.retry.as_ref();
@@ -272,10 +293,11 @@ pub(super) async fn delete_connection(
     connection: &mut SqliteConnection,
     id: ConnectionId,
 ) -> Result<bool> {
-    let used_by: Option<String> = sqlx::query_scalar("SELECT name FROM subscriptions WHERE connection_id = ? LIMIT 1")
-        .bind(id.to_string())
-        .fetch_optional(&mut *connection)
-        .await?;
+    let used_by: Option<String> =
+        sqlx::query_scalar("SELECT name FROM subscriptions WHERE connection_id = ? LIMIT 1")
+            .bind(id.to_string())
+            .fetch_optional(&mut *connection)
+            .await?;
     if let Some(subscription) = used_by {
         return Err(StoreError::Conflict(format!(
             "the subscription {subscription:?} uses this connection: delete or change it first"
@@ -322,9 +344,11 @@ impl From<StoredPermissions> for Permissions {
 }
 
 pub(super) async fn grants(readers: &SqlitePool) -> Result<Vec<GrantRecord>> {
-    let rows = sqlx::query("SELECT provider, granted, asked, digest, granted_at FROM grants ORDER BY provider")
-        .fetch_all(readers)
-        .await?;
+    let rows = sqlx::query(
+        "SELECT provider, granted, asked, digest, granted_at FROM grants ORDER BY provider",
+    )
+    .fetch_all(readers)
+    .await?;
     rows.iter()
         .map(|row| {
             let granted: StoredGrant = json("grants.granted", row.try_get(1)?)?;
@@ -387,9 +411,11 @@ pub(super) async fn put_key(connection: &mut SqliteConnection, key: ApiKey) -> R
 }
 
 pub(super) async fn keys(readers: &SqlitePool) -> Result<Vec<ApiKey>> {
-    let rows = sqlx::query("SELECT id, name, role, hash, created_at, revoked_at FROM api_keys ORDER BY id")
-        .fetch_all(readers)
-        .await?;
+    let rows = sqlx::query(
+        "SELECT id, name, role, hash, created_at, revoked_at FROM api_keys ORDER BY id",
+    )
+    .fetch_all(readers)
+    .await?;
     rows.iter().map(key_from_row).collect()
 }
 
@@ -398,11 +424,12 @@ pub(super) async fn revoke_key(
     id: KeyId,
     at: Timestamp,
 ) -> Result<bool> {
-    let done = sqlx::query("UPDATE api_keys SET revoked_at = ? WHERE id = ? AND revoked_at IS NULL")
-        .bind(at.0)
-        .bind(id.to_string())
-        .execute(&mut *connection)
-        .await?;
+    let done =
+        sqlx::query("UPDATE api_keys SET revoked_at = ? WHERE id = ? AND revoked_at IS NULL")
+            .bind(at.0)
+            .bind(id.to_string())
+            .execute(&mut *connection)
+            .await?;
     bump(connection).await?;
     Ok(done.rows_affected() > 0)
 }

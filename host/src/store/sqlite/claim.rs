@@ -83,7 +83,10 @@ pub(super) async fn write(
             let event = events.get(&leased.event_id).ok_or_else(|| {
                 StoreError::Corrupt(format!("{} has no event {}", leased.id, leased.event_id))
             })?;
-            let key = event.correlation_key.as_ref().map(|key| (leased.subscription_id, key.to_string()));
+            let key = event
+                .correlation_key
+                .as_ref()
+                .map(|key| (leased.subscription_id, key.to_string()));
             Ok(LeasedDelivery {
                 id: leased.id,
                 token: leased.token,
@@ -148,4 +151,3 @@ async fn load_external_ids(
     }
     Ok(found)
 }
-

@@ -41,7 +41,9 @@ const READERS: u32 = 4;
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Another process has it.
-    #[error("{0} is in use by another hookport process: one process at a time can use the embedded database")]
+    #[error(
+        "{0} is in use by another hookport process: one process at a time can use the embedded database"
+    )]
     InUse(PathBuf),
     /// The file system refuses.
     #[error("cannot open {path}: {source}")]
@@ -211,7 +213,11 @@ impl DeliveryStore for SqliteStore {
             .writer
             .run(move |connection| Box::pin(record::retry(connection, id, at)))
             .await?;
-        if found { self.delivery(id).await } else { Ok(None) }
+        if found {
+            self.delivery(id).await
+        } else {
+            Ok(None)
+        }
     }
 
     async fn backlog(&self, at_most: u64) -> Result<u64> {
@@ -317,14 +323,18 @@ mod tests {
 
     async fn open_temporary() -> (tempfile::TempDir, SqliteStore) {
         let dir = tempfile::tempdir().expect("temporary directory");
-        let store = SqliteStore::open(&dir.path().join("test.db")).await.expect("opens");
+        let store = SqliteStore::open(&dir.path().join("test.db"))
+            .await
+            .expect("opens");
         (dir, store)
     }
 
     #[tokio::test]
     async fn a_second_opener_is_refused_with_the_reason() {
         let (dir, _store) = open_temporary().await;
-        let error = SqliteStore::open(&dir.path().join("test.db")).await.expect_err("in use");
+        let error = SqliteStore::open(&dir.path().join("test.db"))
+            .await
+            .expect_err("in use");
         assert!(matches!(error, OpenError::InUse(_)), "{error}");
     }
 

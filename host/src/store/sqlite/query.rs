@@ -43,7 +43,9 @@ fn events_query(
 ) -> QueryBuilder<Sqlite> {
     let mut query = QueryBuilder::new(format!("SELECT {EVENT_COLUMNS} FROM events WHERE TRUE"));
     if let Some(event_type) = &filter.event_type {
-        query.push(" AND event_type = ").push_bind(event_type.clone());
+        query
+            .push(" AND event_type = ")
+            .push_bind(event_type.clone());
     }
     if let Some(key) = &filter.correlation_key {
         query
@@ -89,7 +91,11 @@ fn page<T>(
     limit: usize,
     convert: impl Fn(&SqliteRow) -> Result<T>,
 ) -> Result<Page<T>> {
-    let items = rows.iter().take(limit).map(convert).collect::<Result<_>>()?;
+    let items = rows
+        .iter()
+        .take(limit)
+        .map(convert)
+        .collect::<Result<_>>()?;
     Ok(Page {
         items,
         more: rows.len() > limit,
@@ -121,18 +127,26 @@ fn deliveries_query(
     after: Option<DeliveryId>,
     limit: usize,
 ) -> QueryBuilder<Sqlite> {
-    let mut query = QueryBuilder::new(format!("SELECT {DELIVERY_COLUMNS} FROM deliveries WHERE TRUE"));
+    let mut query = QueryBuilder::new(format!(
+        "SELECT {DELIVERY_COLUMNS} FROM deliveries WHERE TRUE"
+    ));
     if let Some(event) = filter.event {
         query.push(" AND event_id = ").push_bind(event.to_string());
     }
     if let Some(subscription) = filter.subscription {
-        query.push(" AND subscription_id = ").push_bind(subscription.to_string());
+        query
+            .push(" AND subscription_id = ")
+            .push_bind(subscription.to_string());
     }
     if let Some(provider) = &filter.provider {
-        query.push(" AND provider = ").push_bind(provider.as_str().to_owned());
+        query
+            .push(" AND provider = ")
+            .push_bind(provider.as_str().to_owned());
     }
     if let Some(event_type) = &filter.event_type {
-        query.push(" AND event_type = ").push_bind(event_type.clone());
+        query
+            .push(" AND event_type = ")
+            .push_bind(event_type.clone());
     }
     if filter.states == [DeliveryState::Failed] {
         // As a literal, so that the partial index of dead letters serves it.
@@ -164,7 +178,8 @@ pub(super) async fn attempts(readers: &SqlitePool, id: DeliveryId) -> Result<Vec
 fn attempt_from_row(row: &SqliteRow) -> Result<Attempt> {
     let outcome: &str = row.try_get(3)?;
     let logs: Option<&str> = row.try_get(7)?;
-    let lines: Vec<[String; 2]> = logs.map_or(Ok(Vec::new()), |logs| json("attempts.logs", logs))?;
+    let lines: Vec<[String; 2]> =
+        logs.map_or(Ok(Vec::new()), |logs| json("attempts.logs", logs))?;
     Ok(Attempt {
         number: row.try_get(0)?,
         started_at: Timestamp(row.try_get(1)?),
@@ -179,7 +194,10 @@ fn attempt_from_row(row: &SqliteRow) -> Result<Attempt> {
         logs: lines
             .into_iter()
             .map(|[level, message]| LogLine {
-                level: LEVELS.into_iter().find(|name| *name == level).unwrap_or("info"),
+                level: LEVELS
+                    .into_iter()
+                    .find(|name| *name == level)
+                    .unwrap_or("info"),
                 message,
             })
             .collect(),
@@ -205,20 +223,51 @@ pub(super) async fn check_plans(readers: &SqlitePool) {
     let all = DeliveryFilter::default;
     let filters = [
         (all(), "sqlite_autoindex_deliveries_1"),
-        (DeliveryFilter { subscription: Some(subscription), ..all() }, "deliveries_subscription"),
-        (DeliveryFilter { states: vec![DeliveryState::Failed], ..all() }, "deliveries_failed"),
-        (DeliveryFilter { event: Some(event), ..all() }, "deliveries_event"),
-        (DeliveryFilter { from: Some(Timestamp(5)), until: Some(Timestamp(9)), ..all() }, "sqlite_autoindex_deliveries_1"),
+        (
+            DeliveryFilter {
+                subscription: Some(subscription),
+                ..all()
+            },
+            "deliveries_subscription",
+        ),
+        (
+            DeliveryFilter {
+                states: vec![DeliveryState::Failed],
+                ..all()
+            },
+            "deliveries_failed",
+        ),
+        (
+            DeliveryFilter {
+                event: Some(event),
+                ..all()
+            },
+            "deliveries_event",
+        ),
+        (
+            DeliveryFilter {
+                from: Some(Timestamp(5)),
+                until: Some(Timestamp(9)),
+                ..all()
+            },
+            "sqlite_autoindex_deliveries_1",
+        ),
     ];
     for (filter, index) in filters {
-        let sql = deliveries_query(&filter, None, 50).sql().as_str().to_owned();
+        let sql = deliveries_query(&filter, None, 50)
+            .sql()
+            .as_str()
+            .to_owned();
         let plan = plan(readers, &sql).await;
         assert!(plan.contains(index), "{sql}\n{plan}");
         let few_rows = index == "deliveries_event";
         assert!(few_rows || !plan.contains("TEMP B-TREE"), "{sql}\n{plan}");
     }
     let claim = plan(readers, "SELECT d.rowid FROM deliveries d WHERE d.due_at IS NOT NULL AND d.due_at <= 5 AND (d.ordering_key IS NULL OR NOT EXISTS (SELECT 1 FROM deliveries e WHERE e.ordering_key = d.ordering_key AND e.ordering_key IS NOT NULL AND e.state <= 2 AND e.id < d.id)) ORDER BY d.due_at LIMIT 9").await;
-    assert!(claim.contains("deliveries_due") && claim.contains("deliveries_ordering"), "{claim}");
+    assert!(
+        claim.contains("deliveries_due") && claim.contains("deliveries_ordering"),
+        "{claim}"
+    );
     assert!(!claim.contains("TEMP B-TREE"), "{claim}");
 }
 

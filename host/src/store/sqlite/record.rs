@@ -16,7 +16,10 @@ use crate::store::{Recorded, Result, StoreError};
 /// cancelled instead; one whose subscription was paused waits.
 const SETTLE: &str = "UPDATE deliveries SET \
        state = CASE WHEN v.column3 <= 2 AND NOT EXISTS (SELECT 1 FROM subscriptions s WHERE s.id = deliveries.subscription_id AND s.enabled) THEN 5 ELSE v.column3 END, \
-       due_at = CASE WHEN v.column3 <= 2 AND NOT EXISTS (SELECT 1 FROM subscriptions s WHERE s.id = deliveries.subscription_id AND s.enabled) THEN NULL ELSE v.column4 END, \
+       due_at = CASE WHEN v.column3 > 2 THEN NULL \
+         WHEN NOT EXISTS (SELECT 1 FROM subscriptions s WHERE s.id = deliveries.subscription_id AND s.enabled) THEN NULL \
+         WHEN EXISTS (SELECT 1 FROM subscriptions s WHERE s.id = deliveries.subscription_id AND s.paused) THEN NULL \
+         ELSE COALESCE(v.column4, v.column8) END, \
        attempts = attempts + v.column5, attempts_total = attempts_total + v.column5, \
        external_id = COALESCE(v.column6, external_id), last_error = v.column7, worker = NULL, updated_at = v.column8 \
      FROM (VALUES {rows}) AS v \
@@ -42,7 +45,10 @@ pub(super) async fn write(
         .collect();
     insert_attempts(connection, &written).await?;
     for (result, _) in &written {
-        if let Transition::Success { external_id: Some(external_id) } = &result.transition {
+        if let Transition::Success {
+            external_id: Some(external_id),
+        } = &result.transition
+        {
             sqlx::query(KEEP_EXTERNAL_ID)
                 .bind(result.id.to_string())
                 .bind(external_id)

@@ -47,7 +47,8 @@ where
     T: FromStr,
     T::Err: std::fmt::Display,
 {
-    text.parse().map_err(|error: T::Err| corrupt(column, &error))
+    text.parse()
+        .map_err(|error: T::Err| corrupt(column, &error))
 }
 
 pub(super) fn provider(text: &str) -> Result<ProviderId> {

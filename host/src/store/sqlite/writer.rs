@@ -63,7 +63,10 @@ impl Writer {
 
     async fn send<T>(&self, make: impl FnOnce(Reply<T>) -> Command) -> Result<T> {
         let (reply, answer) = oneshot::channel();
-        self.commands.send(make(reply)).await.map_err(|_| stopped())?;
+        self.commands
+            .send(make(reply))
+            .await
+            .map_err(|_| stopped())?;
         answer.await.map_err(|_| stopped())?
     }
 
@@ -161,15 +164,18 @@ impl Group {
         let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
         let mut done = Done::default();
         if !self.records.is_empty() {
-            let results: Vec<&LeaseResult> = self.records.iter().map(|(result, _)| result).collect();
+            let results: Vec<&LeaseResult> =
+                self.records.iter().map(|(result, _)| result).collect();
             done.records = record::write(&mut transaction, &results).await?;
         }
         if !self.accepts.is_empty() {
-            let requests: Vec<&AcceptRequest> = self.accepts.iter().map(|(request, _)| request).collect();
+            let requests: Vec<&AcceptRequest> =
+                self.accepts.iter().map(|(request, _)| request).collect();
             done.accepts = accept::write(&mut transaction, &requests).await?;
         }
         for (request, _) in &self.claims {
-            done.claims.push(claim::write(&mut transaction, request).await?);
+            done.claims
+                .push(claim::write(&mut transaction, request).await?);
         }
         transaction.commit().await?;
         Ok(done)

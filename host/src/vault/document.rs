@@ -1,0 +1,358 @@
+//! Documents with secret leaves: sealing what comes in, hiding what goes out, opening for a
+//! guest.
+//!
+//! Which leaves are secret is what the provider's schema marks with `x-secret`. The schema is
+//! followed through `properties`, `items`, `prefixItems`, `additionalProperties`, `$ref` and
+//! `$defs`, and through every branch of `allOf`, `anyOf` and `oneOf`: a leaf that any branch
+//! calls secret is secret.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use serde_json::{Map, Value, json};
+use zeroize::Zeroizing;
+
+use super::{Vault, VaultError};
+use crate::domain::subscription::SealedDocument;
+use crate::plugin::{DocumentKind, GuestDocument, SecretSet};
+
+const SEALED: &str = "$sealed";
+const SECRET: &str = "$secret";
+/// Deeper schemas and documents are not followed; the API refuses such documents anyway.
+const DEPTH_MAX: usize = 64;
+
+/// A document as the API shows it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Redacted {
+    /// Secret leaves are empty strings.
+    pub json: Value,
+    /// JSON Pointers of the secrets on record.
+    pub secrets_set: Vec<String>,
+}
+
+/// Whether the schema marks the place `pointer` (as segments) as secret.
+fn is_secret(root: &Value, schema: &Value, segments: &[&str], depth: usize) -> bool {
+    if depth > DEPTH_MAX {
+        return false;
+    }
+    if let Some(reference) = schema.get("$ref").and_then(Value::as_str)
+        && let Some(target) = reference
+            .strip_prefix('#')
+            .and_then(|pointer| root.pointer(pointer))
+        && is_secret(root, target, segments, depth + 1)
+    {
+        return true;
+    }
+    for keyword in ["allOf", "anyOf", "oneOf"] {
+        let branches = schema.get(keyword).and_then(Value::as_array);
+        if branches.is_some_and(|branches| {
+            branches
+                .iter()
+                .any(|branch| is_secret(root, branch, segments, depth + 1))
+        }) {
+            return true;
+        }
+    }
+    let Some((first, rest)) = segments.split_first() else {
+        return schema.get("x-secret") == Some(&Value::Bool(true));
+    };
+    let below =
+        |next: Option<&Value>| next.is_some_and(|next| is_secret(root, next, rest, depth + 1));
+    below(
+        schema
+            .get("properties")
+            .and_then(|properties| properties.get(*first)),
+    ) || below(schema.get("additionalProperties"))
+        || below(schema.get("items"))
+        || first
+            .parse::<usize>()
+            .is_ok_and(|index| below(schema.get("prefixItems").and_then(|items| items.get(index))))
+}
+
+fn escape(segment: &str) -> String {
+    segment.replace('~', "~0").replace('/', "~1")
+}
+
+/// Visits every leaf below `value` with its pointer; a leaf is what `visit` takes, or what is
+/// neither object nor array.
+fn walk<E>(
+    value: &mut Value,
+    pointer: &mut String,
+    visit: &mut impl FnMut(&str, &mut Value) -> Result<bool, E>,
+) -> Result<(), E> {
+    if visit(pointer, value)? {
+        return Ok(());
+    }
+    let length = pointer.len();
+    match value {
+        Value::Object(members) => {
+            for (name, member) in members {
+                pointer.push('/');
+                pointer.push_str(&escape(name));
+                walk(member, pointer, visit)?;
+                pointer.truncate(length);
+            }
+        }
+        Value::Array(items) => {
+            for (index, item) in items.iter_mut().enumerate() {
+                pointer.push('/');
+                pointer.push_str(&index.to_string());
+                walk(item, pointer, visit)?;
+                pointer.truncate(length);
+            }
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+/// The one member of an object of one member.
+fn marker<'a>(value: &'a Value, name: &str) -> Option<&'a str> {
+    let object = value.as_object()?;
+    (object.len() == 1)
+        .then(|| object.get(name)?.as_str())
+        .flatten()
+}
+
+fn segments(pointer: &str) -> Vec<String> {
+    pointer
+        .split('/')
+        .skip(1)
+        .map(|segment| segment.replace("~1", "/").replace("~0", "~"))
+        .collect()
+}
+
+impl Vault {
+    /// What the API sent, merged with the secrets on record and ready to be validated: secrets
+    /// in plain text. An empty string where a secret belongs keeps the one on record.
+    ///
+    /// # Errors
+    /// `Smuggled` when the input holds what only the gateway writes; what cannot be opened.
+    pub fn merge(
+        &self,
+        row: &str,
+        schema: &Value,
+        mut incoming: Value,
+        previous: Option<&SealedDocument>,
+    ) -> Result<Value, VaultError> {
+        walk(&mut incoming, &mut String::new(), &mut |pointer, value| {
+            if marker(value, SEALED).is_some() || marker(value, SECRET).is_some() {
+                return Err(VaultError::Smuggled(pointer.to_owned()));
+            }
+            if value.as_str() == Some("")
+                && secret_at(schema, pointer)
+                && let Some(sealed) = previous
+                    .and_then(|previous| previous.json.pointer(pointer))
+                    .and_then(|kept| marker(kept, SEALED))
+            {
+                *value = Value::from(self.open(row, pointer, sealed)?.as_str());
+            }
+            Ok(false)
+        })?;
+        Ok(incoming)
+    }
+
+    /// Seals every secret leaf of a merged and validated document. Empty secrets are left out.
+    #[must_use]
+    pub fn seal_document(
+        &self,
+        row: &str,
+        schema: &Value,
+        version: u32,
+        mut plain: Value,
+    ) -> SealedDocument {
+        let _ = walk::<VaultError>(&mut plain, &mut String::new(), &mut |pointer, value| {
+            if let Some(text) = value.as_str()
+                && secret_at(schema, pointer)
+            {
+                *value = json!({ SEALED: self.seal(row, pointer, text) });
+                return Ok(true);
+            }
+            Ok(false)
+        });
+        SealedDocument {
+            version,
+            json: plain,
+        }
+    }
+
+    /// Opens a document for a guest: secrets become handles.
+    ///
+    /// # Errors
+    /// `UnknownKey`, `Tampered`.
+    pub fn open_for_guest(
+        &self,
+        row: &str,
+        kind: DocumentKind,
+        document: &SealedDocument,
+    ) -> Result<GuestDocument, VaultError> {
+        let kind = match kind {
+            DocumentKind::Config => "config",
+            DocumentKind::Connection => "connection",
+        };
+        let mut secrets: HashMap<String, Zeroizing<String>> = HashMap::new();
+        let mut fields = HashMap::new();
+        let mut json = document.json.clone();
+        walk(&mut json, &mut String::new(), &mut |pointer, value| {
+            if let Some(sealed) = marker(value, SEALED) {
+                let handle = format!("{kind}#{pointer}");
+                secrets.insert(handle.clone(), self.open(row, pointer, sealed)?);
+                *value = json!({ SECRET: handle });
+                return Ok(true);
+            }
+            if let Some(text) = value.as_str() {
+                fields.insert(segments(pointer).join("."), text.to_owned());
+            }
+            Ok(false)
+        })?;
+        Ok(GuestDocument {
+            json: json.to_string().into(),
+            version: document.version,
+            secrets: Arc::new(SecretSet::new(secrets)),
+            fields: Arc::new(fields),
+        })
+    }
+}
+
+fn secret_at(schema: &Value, pointer: &str) -> bool {
+    let segments = segments(pointer);
+    let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
+    is_secret(schema, schema, &segments, 0)
+}
+
+/// A document for the API: secrets hidden, their places named.
+#[must_use]
+pub fn redact(document: &SealedDocument) -> Redacted {
+    let mut json = document.json.clone();
+    let mut secrets_set = Vec::new();
+    let _ = walk::<VaultError>(&mut json, &mut String::new(), &mut |pointer, value| {
+        if marker(value, SEALED).is_some() {
+            secrets_set.push(pointer.to_owned());
+            *value = Value::from("");
+            return Ok(true);
+        }
+        Ok(false)
+    });
+    Redacted { json, secrets_set }
+}
+
+/// A form's values without its secrets, for `get-connection-options`.
+#[must_use]
+pub fn without_secrets(schema: &Value, mut context: Value) -> Value {
+    let _ = walk::<VaultError>(&mut context, &mut String::new(), &mut |pointer, value| {
+        if value.is_string() && secret_at(schema, pointer) {
+            *value = Value::Null;
+        }
+        Ok(false)
+    });
+    if context.is_object() {
+        context
+    } else {
+        Value::Object(Map::new())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::MasterKey;
+    use super::*;
+
+    const ROW: &str = "subscription/sub_1";
+
+    fn vault() -> Vault {
+        Vault::new(&MasterKey::from_bytes([3; 32]), &[])
+    }
+
+    fn schema() -> Value {
+        json!({
+            "type": "object",
+            "properties": {
+                "url": {"type": "string"},
+                "auth": {"oneOf": [
+                    {"type": "object", "properties": {"type": {"const": "none"}}},
+                    {"type": "object", "properties": {"token": {"$ref": "#/$defs/Secret"}}},
+                ]},
+                "keys": {"type": "array", "items": {"type": "string", "x-secret": true}},
+                "signingSecret": {"anyOf": [{"type": "string", "x-secret": true}, {"type": "null"}]},
+            },
+            "$defs": {"Secret": {"type": "string", "x-secret": true}},
+        })
+    }
+
+    fn input() -> Value {
+        json!({"url": "https://x.test/", "auth": {"type": "bearer", "token": "t0ken"}, "keys": ["k1", "k2"], "signingSecret": "sig"})
+    }
+
+    #[test]
+    fn every_secret_is_sealed_hidden_and_opened_for_the_guest() {
+        let vault = vault();
+        let sealed = vault.seal_document(ROW, &schema(), 1, input());
+        let stored = sealed.json.to_string();
+        for secret in ["t0ken", "k1", "k2", "\"sig\""] {
+            assert!(!stored.contains(secret), "{stored}");
+        }
+        let shown = redact(&sealed);
+        assert_eq!(
+            shown.secrets_set,
+            ["/auth/token", "/keys/0", "/keys/1", "/signingSecret"]
+        );
+        assert_eq!(shown.json["auth"], json!({"type": "bearer", "token": ""}));
+        let guest = vault
+            .open_for_guest(ROW, DocumentKind::Config, &sealed)
+            .expect("opens");
+        let document: Value = serde_json::from_str(&guest.json).expect("json");
+        assert_eq!(
+            document["auth"]["token"],
+            json!({"$secret": "config#/auth/token"})
+        );
+        assert_eq!(
+            guest
+                .secrets
+                .get("config#/auth/token")
+                .expect("secret")
+                .as_str(),
+            "t0ken"
+        );
+        assert_eq!(
+            guest.fields.get("url").map(String::as_str),
+            Some("https://x.test/")
+        );
+        assert_eq!(guest.fields.get("auth.token"), None);
+    }
+
+    #[test]
+    fn an_empty_secret_keeps_the_stored_one() {
+        let vault = vault();
+        let sealed = vault.seal_document(ROW, &schema(), 1, input());
+        let mut update = redact(&sealed).json;
+        update["url"] = json!("https://y.test/");
+        update["signingSecret"] = json!("new");
+        let merged = vault
+            .merge(ROW, &schema(), update, Some(&sealed))
+            .expect("merges");
+        assert_eq!(merged["auth"]["token"], "t0ken");
+        assert_eq!(merged["signingSecret"], "new");
+        assert_eq!(merged["url"], "https://y.test/");
+    }
+
+    #[test]
+    fn markers_cannot_be_smuggled_in() {
+        let vault = vault();
+        for marker in [
+            json!({"$sealed": "v1.x.y"}),
+            json!({"$secret": "config#/keys/0"}),
+        ] {
+            let error = vault
+                .merge(ROW, &schema(), json!({"auth": {"token": marker}}), None)
+                .expect_err("refused");
+            assert_eq!(error, VaultError::Smuggled("/auth/token".to_owned()));
+        }
+    }
+
+    #[test]
+    fn a_form_goes_to_the_guest_without_its_secrets() {
+        let shown = without_secrets(&schema(), input());
+        assert_eq!(shown["auth"]["token"], Value::Null);
+        assert_eq!(shown["url"], "https://x.test/");
+    }
+}
