@@ -4,6 +4,7 @@
 pub mod api;
 pub mod bench;
 pub mod child;
+pub mod config;
 pub mod demo;
 pub mod dispatch;
 pub mod domain;

@@ -1,1 +1,218 @@
-//! (to be written)
+//! The HTTP API: one resource a file, holding its shapes, its documentation and its handlers.
+
+mod auth;
+mod connections;
+mod deliveries;
+mod error;
+mod event_types;
+mod events;
+mod extract;
+mod health;
+mod keys;
+mod page;
+mod providers;
+mod subscriptions;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::routing::get;
+use tower_http::catch_panic::CatchPanicLayer;
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::{Modify, OpenApi};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::dispatch::{Accepter, Ids, Snapshots};
+use crate::domain::clock::Clock;
+use crate::plugin::Providers;
+use crate::queue::Queue;
+use crate::store::Store;
+use crate::vault::Vault;
+
+pub use auth::{NewKey, new_key};
+pub use error::ApiError;
+pub use health::HealthCheck;
+
+/// Bodies of everything but events.
+const BODY_BYTES_MAX: usize = 1 << 20;
+
+/// What the handlers work with.
+pub struct Api {
+    /// The system of record.
+    pub store: Arc<dyn Store>,
+    /// Whom to wake.
+    pub queue: Arc<dyn Queue>,
+    /// What is configured.
+    pub snapshots: Arc<Snapshots>,
+    /// Where events go.
+    pub accepter: Arc<Accepter>,
+    /// The installed providers.
+    pub providers: Arc<dyn Providers>,
+    /// What seals secrets.
+    pub vault: Arc<Vault>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Identifiers.
+    pub ids: Arc<Ids>,
+    /// What health asks beside the store.
+    pub checks: Vec<HealthCheck>,
+    /// Largest body of one event, in bytes.
+    pub event_bytes_max: usize,
+    /// Largest body of a batch, in bytes.
+    pub batch_bytes_max: usize,
+}
+
+type Shared = Arc<Api>;
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Hookport",
+        description = "Events in, subscriptions route them, sandboxed providers carry them out. Errors are RFC 9457 problem documents.",
+        license(name = "Apache-2.0")
+    ),
+    modifiers(&BearerKey),
+    security(("key" = []))
+)]
+struct Document;
+
+struct BearerKey;
+
+impl Modify for BearerKey {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let scheme = HttpBuilder::new()
+            .scheme(HttpAuthScheme::Bearer)
+            .description(Some("An API key: hp_…"))
+            .build();
+        document
+            .components
+            .get_or_insert_default()
+            .add_security_scheme("key", SecurityScheme::Http(scheme));
+    }
+}
+
+fn routes(batch_bytes_max: usize) -> OpenApiRouter<Shared> {
+    let events = OpenApiRouter::new()
+        .routes(routes!(events::emit, events::list))
+        .layer(DefaultBodyLimit::max(batch_bytes_max));
+    OpenApiRouter::with_openapi(Document::openapi())
+        .routes(routes!(event_types::list))
+        .routes(routes!(
+            event_types::put,
+            event_types::get,
+            event_types::delete
+        ))
+        .merge(events)
+        .routes(routes!(events::get))
+        .routes(routes!(subscriptions::create, subscriptions::list))
+        .routes(routes!(
+            subscriptions::get,
+            subscriptions::replace,
+            subscriptions::delete
+        ))
+        .routes(routes!(subscriptions::pause))
+        .routes(routes!(subscriptions::resume))
+        .routes(routes!(subscriptions::enable))
+        .routes(routes!(subscriptions::disable))
+        .routes(routes!(providers::list))
+        .routes(routes!(providers::get))
+        .routes(routes!(providers::grant))
+        .routes(routes!(providers::options))
+        .routes(routes!(connections::create, connections::list))
+        .routes(routes!(
+            connections::get,
+            connections::replace,
+            connections::delete
+        ))
+        .routes(routes!(connections::test))
+        .routes(routes!(deliveries::list))
+        .routes(routes!(deliveries::get))
+        .routes(routes!(deliveries::retry))
+        .routes(routes!(keys::create, keys::list))
+        .routes(routes!(keys::revoke))
+        .routes(routes!(health::health))
+        .routes(routes!(health::livez))
+}
+
+/// The OpenAPI document, as served and as kept in `host/openapi.json`.
+#[must_use]
+pub fn openapi() -> String {
+    let router = OpenApiRouter::with_openapi(utoipa::openapi::OpenApi::default())
+        .nest("/api/v1", routes(BODY_BYTES_MAX));
+    let (_, mut document) = router.split_for_parts();
+    document.info = Document::openapi().info;
+    let mut text = document.to_pretty_json().unwrap_or_default();
+    text.push('\n');
+    text
+}
+
+/// The whole API.
+pub fn router(api: Shared) -> Router {
+    let (v1, _) = routes(api.batch_bytes_max).split_for_parts();
+    let document: Arc<str> = openapi().into();
+    let v1 = v1.route(
+        "/openapi.json",
+        get(move || async move {
+            (
+                [(axum::http::header::CONTENT_TYPE, "application/json")],
+                document.to_string(),
+            )
+        }),
+    );
+    Router::new()
+        .nest("/api/v1", v1)
+        .fallback(|| async { ApiError::not_found("this path") })
+        .method_not_allowed_fallback(|| async { ApiError::method_not_allowed() })
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(CatchPanicLayer::custom(error::panicked))
+        .with_state(api)
+}
+
+/// Serves until `stop` resolves, then lets requests under way end, for `drain` at most.
+///
+/// # Errors
+/// When the listener fails.
+pub async fn serve(
+    listener: tokio::net::TcpListener,
+    api: Shared,
+    stop: impl Future<Output = ()> + Send + 'static,
+    drain: Duration,
+) -> std::io::Result<()> {
+    let listener = axum::serve::ListenerExt::tap_io(listener, |stream| {
+        // Answers are small and waited for.
+        let _ = stream.set_nodelay(true);
+    });
+    let (stopped, mut stopping) = tokio::sync::watch::channel(false);
+    let signal = async move {
+        stop.await;
+        let _ = stopped.send(true);
+    };
+    let serving = axum::serve(listener, router(api)).with_graceful_shutdown(signal);
+    let cut_off = async move {
+        let _ = stopping.wait_for(|stopped| *stopped).await;
+        tokio::time::sleep(drain).await;
+    };
+    tokio::select! {
+        ended = serving => ended,
+        () = cut_off => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_golden_openapi_file_is_up_to_date() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/openapi.json");
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            std::fs::write(path, super::openapi()).expect("written");
+        }
+        let golden = std::fs::read_to_string(path).expect("host/openapi.json");
+        assert!(
+            golden == super::openapi(),
+            "host/openapi.json is out of date: run UPDATE_GOLDEN=1 cargo test -p hookport --lib golden"
+        );
+    }
+}

@@ -10,6 +10,10 @@ use super::engine::{LoadedCode, Sandbox, TICK};
 use super::state::{CallContext, CallShared, CallState};
 use super::{CallFailure, CallReport};
 
+/// A call that has computed for longer than this many ticks takes turns with others like it, one
+/// at a time, so that spinning guests cannot fill every thread of the runtime.
+const COOL_TICKS: u32 = 5;
+
 /// The CPU budget is spent.
 #[derive(Debug, thiserror::Error)]
 #[error("the CPU budget of {0} ms is spent")]
@@ -93,15 +97,20 @@ fn new_store(sandbox: &Sandbox, shared: &Arc<CallShared>) -> Store<CallState> {
     store.set_max_component_handles(limits.handles_max);
     store.set_epoch_deadline(1);
     let cpu_ms_max = limits.cpu_ms_max;
+    let hot = sandbox.hot.clone();
     store.epoch_deadline_callback(move |mut store| {
         let state = store.data_mut();
-        match state.ticks_left.checked_sub(1) {
-            Some(left) => {
-                state.ticks_left = left;
-                Ok(UpdateDeadline::Yield(1))
-            }
-            None => Err(CpuSpent(cpu_ms_max).into()),
+        let Some(left) = state.ticks_left.checked_sub(1) else {
+            return Err(CpuSpent(cpu_ms_max).into());
+        };
+        state.ticks_left = left;
+        state.shared.end_turn();
+        if ticks - left <= COOL_TICKS {
+            return Ok(UpdateDeadline::Yield(1));
         }
+        let (shared, hot) = (state.shared.clone(), hot.clone());
+        let turn = Box::pin(async move { shared.take_turn(hot).await });
+        Ok(UpdateDeadline::YieldCustom(1, turn))
     });
     store
 }

@@ -76,6 +76,8 @@ pub struct Sandbox {
     pub(super) egress: Arc<Egress>,
     /// One permit a pool slot: a call waits here instead of failing in the pool.
     pub(super) slots: Arc<Semaphore>,
+    /// Calls that compute for long take turns here.
+    pub(super) hot: Arc<Semaphore>,
 }
 
 impl std::fmt::Debug for Sandbox {
@@ -133,6 +135,7 @@ impl Sandbox {
             slots: Arc::new(Semaphore::new(
                 usize::try_from(config.calls_max).unwrap_or(Semaphore::MAX_PERMITS),
             )),
+            hot: Arc::new(Semaphore::new(1)),
             engine,
             linker,
             config,

@@ -245,6 +245,7 @@ async fn exchange(
     request: EgressRequest,
     timeout: Option<Duration>,
 ) -> Result<wit::Response, wit::Error> {
+    shared.end_turn();
     let policy = shared.policy();
     let sent = shared
         .context

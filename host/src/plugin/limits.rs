@@ -53,7 +53,7 @@ impl Default for Limits {
             log_lines_max: 200,
             log_bytes_max: 32 << 10,
             handles_max: 1_000,
-            concurrency_max: 128,
+            concurrency_max: 384,
             cache_bytes_max: 1 << 20,
         }
     }

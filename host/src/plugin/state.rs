@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
@@ -112,6 +113,8 @@ pub(super) struct CallShared {
     denied: OnceLock<String>,
     limited: OnceLock<String>,
     policy: OnceLock<EgressPolicy>,
+    /// This call's turn among those that compute for long.
+    turn: Mutex<Option<OwnedSemaphorePermit>>,
 }
 
 impl CallShared {
@@ -125,7 +128,24 @@ impl CallShared {
             denied: OnceLock::new(),
             limited: OnceLock::new(),
             policy: OnceLock::new(),
+            turn: Mutex::default(),
         }
+    }
+
+    /// Ends this call's turn: at every tick, and before it waits for the network.
+    pub(super) fn end_turn(&self) {
+        drop(
+            self.turn
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take(),
+        );
+    }
+
+    /// Waits for this call's next turn.
+    pub(super) async fn take_turn(&self, hot: Arc<Semaphore>) {
+        let permit = hot.acquire_owned().await.ok();
+        *self.turn.lock().unwrap_or_else(PoisonError::into_inner) = permit;
     }
 
     fn secret_sets(&self) -> [&SecretSet; 2] {

@@ -10,8 +10,8 @@ use tokio::sync::Notify;
 use super::{Batch, Queue};
 use crate::domain::clock::{Clock, Timestamp};
 use crate::domain::delivery::{LeaseResult, Transition};
-use crate::domain::id::WorkerId;
-use crate::store::{DeliveryStore, Recorded, StoreError};
+use crate::domain::id::{SubscriptionId, WorkerId};
+use crate::store::{ClaimRequest, DeliveryStore, Recorded, StoreError};
 
 /// A look at the store without a wake-up: what became due by a clock step or by another path.
 const IDLE_LOOK: Duration = Duration::from_secs(1);
@@ -55,7 +55,11 @@ impl<S: DeliveryStore + ?Sized> EmbeddedQueue<S> {
 
 #[async_trait]
 impl<S: DeliveryStore + ?Sized> Queue for EmbeddedQueue<S> {
-    async fn next(&self, limit: usize) -> Result<Batch, StoreError> {
+    async fn next(
+        &self,
+        limit: usize,
+        exclude: &(dyn Fn() -> Vec<SubscriptionId> + Sync),
+    ) -> Result<Batch, StoreError> {
         loop {
             let now = self.clock.now();
             if self.next_due.load(Ordering::Acquire) <= now.0 {
@@ -63,7 +67,13 @@ impl<S: DeliveryStore + ?Sized> Queue for EmbeddedQueue<S> {
                 self.next_due.store(NEVER, Ordering::Release);
                 let claimed = self
                     .store
-                    .claim(self.worker, now, now.plus(self.lease), limit)
+                    .claim(ClaimRequest {
+                        worker: self.worker,
+                        now,
+                        lease_until: now.plus(self.lease),
+                        limit,
+                        exclude: exclude(),
+                    })
                     .await;
                 let claim = match claimed {
                     Ok(claim) => claim,
@@ -74,7 +84,7 @@ impl<S: DeliveryStore + ?Sized> Queue for EmbeddedQueue<S> {
                 };
                 if let Some(due) = claim.next_due {
                     // Overdue and yet not taken, without the limit cutting off: held back by its
-                    // ordering key. Its predecessor's end wakes the queue.
+                    // ordering key or its subscription's share. Whoever ends that wakes the queue.
                     let held_back = due <= now && claim.leased.len() < limit;
                     let due = if held_back { now.plus(IDLE_LOOK) } else { due };
                     self.next_due.fetch_min(due.0, Ordering::AcqRel);

@@ -7,6 +7,7 @@ use async_trait::async_trait;
 
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{LeaseResult, LeasedDelivery};
+use crate::domain::id::SubscriptionId;
 use crate::store::{CatalogEpoch, Recorded, StoreError};
 
 #[cfg(test)]
@@ -25,14 +26,19 @@ pub struct Batch {
 /// A source of leased deliveries.
 #[async_trait]
 pub trait Queue: Send + Sync + 'static {
-    /// Waits until at least one delivery is due and leases up to `limit` of them.
+    /// Waits until at least one delivery is due and leases up to `limit` of them. `exclude` is
+    /// asked at each look for the subscriptions to pass over.
     ///
     /// # Cancel safety
     /// Nothing is lost when the future is dropped; a lease already taken runs out.
     ///
     /// # Errors
     /// When the store or the broker is unavailable: wait and call again.
-    async fn next(&self, limit: usize) -> Result<Batch, StoreError>;
+    async fn next(
+        &self,
+        limit: usize,
+        exclude: &(dyn Fn() -> Vec<SubscriptionId> + Sync),
+    ) -> Result<Batch, StoreError>;
 
     /// Records the result in the store and settles the delivery with the queue.
     ///

@@ -81,6 +81,21 @@ pub enum Accepted {
     StaleCatalog,
 }
 
+/// What to lease.
+#[derive(Clone, Debug)]
+pub struct ClaimRequest {
+    /// For whom.
+    pub worker: WorkerId,
+    /// Deliveries due at or before this.
+    pub now: Timestamp,
+    /// When the leases end.
+    pub lease_until: Timestamp,
+    /// At most so many.
+    pub limit: usize,
+    /// Passed over: subscriptions that have all they may have under way.
+    pub exclude: Vec<SubscriptionId>,
+}
+
 /// What a claim found.
 #[derive(Clone, Debug, Default)]
 pub struct Claim {
@@ -181,8 +196,7 @@ pub trait DeliveryStore: Send + Sync + 'static {
     /// `Unavailable`: nothing was accepted as far as the caller may claim.
     async fn accept(&self, request: AcceptRequest) -> Result<Accepted>;
 
-    /// Leases up to `limit` deliveries that are due at `now`, pending, retrying, or in flight with
-    /// an expired lease, until `lease_until`. A delivery whose ordering key has an earlier
+    /// Leases deliveries that are due: pending, retrying, or in flight with an expired lease. A delivery whose ordering key has an earlier
     /// delivery that is not terminal is passed over. Attempts are not counted here: a lease lost
     /// with its worker costs no attempt.
     ///
@@ -191,13 +205,7 @@ pub trait DeliveryStore: Send + Sync + 'static {
     ///
     /// # Errors
     /// `Unavailable`.
-    async fn claim(
-        &self,
-        worker: WorkerId,
-        now: Timestamp,
-        lease_until: Timestamp,
-        limit: usize,
-    ) -> Result<Claim>;
+    async fn claim(&self, request: ClaimRequest) -> Result<Claim>;
 
     /// Writes the result of a lease, durably; concurrent calls share a commit. Keeps the external
     /// id of a success for the subscription and the event's correlation key.

@@ -10,9 +10,9 @@ use super::row::{IN_FLIGHT, event_from_row, parse};
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{FencingToken, LeasedDelivery};
 use crate::domain::event::Event;
-use crate::domain::id::{DeliveryId, EventId, SubscriptionId, WorkerId};
+use crate::domain::id::{DeliveryId, EventId, SubscriptionId};
 use crate::domain::provider::ProviderId;
-use crate::store::{Claim, Result, StoreError};
+use crate::store::{Claim, ClaimRequest, Result, StoreError};
 
 /// A delivery with an ordering key waits for every earlier one of its key that has work left.
 /// In flight with a lapsed lease counts as due: its worker is gone.
@@ -20,18 +20,12 @@ const LEASE: &str = "UPDATE deliveries SET state = ?1, due_at = ?2, token = toke
      WHERE rowid IN (SELECT d.rowid FROM deliveries d WHERE d.due_at IS NOT NULL AND d.due_at <= ?4 \
        AND (d.ordering_key IS NULL OR NOT EXISTS (SELECT 1 FROM deliveries e \
             WHERE e.ordering_key = d.ordering_key AND e.ordering_key IS NOT NULL AND e.state <= 2 AND e.id < d.id)) \
+       AND d.subscription_id NOT IN (SELECT value FROM json_each(?6)) \
        ORDER BY d.due_at LIMIT ?5) \
      RETURNING id, event_id, subscription_id, provider, token, attempts";
 
 const EVENTS: &str = "SELECT id, event_type, payload, occurred_at, received_at, correlation_key, system_ids FROM events WHERE (id) IN (VALUES {rows})";
 const EXTERNAL_IDS: &str = "SELECT x.subscription_id, x.correlation_key, x.external_id FROM external_ids x WHERE (x.subscription_id, x.correlation_key) IN (VALUES {rows})";
-
-pub(super) struct ClaimRequest {
-    pub(super) worker: WorkerId,
-    pub(super) now: Timestamp,
-    pub(super) lease_until: Timestamp,
-    pub(super) limit: usize,
-}
 
 /// A leased row before its event is known.
 struct Leased {
@@ -47,12 +41,14 @@ pub(super) async fn write(
     connection: &mut SqliteConnection,
     request: &ClaimRequest,
 ) -> Result<Claim> {
+    let exclude: Vec<String> = request.exclude.iter().map(ToString::to_string).collect();
     let rows = sqlx::query(LEASE)
         .bind(IN_FLIGHT)
         .bind(request.lease_until.0)
         .bind(request.worker.to_string())
         .bind(request.now.0)
         .bind(i64::try_from(request.limit).unwrap_or(i64::MAX))
+        .bind(serde_json::Value::from(exclude).to_string())
         .fetch_all(&mut *connection)
         .await?;
     let mut leased = rows

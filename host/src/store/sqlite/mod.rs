@@ -12,13 +12,14 @@ use sqlx::SqlitePool;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 
 use super::{
-    AcceptRequest, Accepted, Catalog, CatalogEpoch, CatalogStore, Claim, DeliveryFilter,
-    DeliveryStore, EventFilter, GrantRecord, Page, Recorded, Result, Store, StoreError,
+    AcceptRequest, Accepted, Catalog, CatalogEpoch, CatalogStore, Claim, ClaimRequest,
+    DeliveryFilter, DeliveryStore, EventFilter, GrantRecord, Page, Recorded, Result, Store,
+    StoreError,
 };
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{Attempt, Delivery, FencingToken, LeaseResult};
 use crate::domain::event::{Event, EventType, EventTypeName};
-use crate::domain::id::{ConnectionId, DeliveryId, EventId, KeyId, SubscriptionId, WorkerId};
+use crate::domain::id::{ConnectionId, DeliveryId, EventId, KeyId, SubscriptionId};
 use crate::domain::key::ApiKey;
 use crate::domain::provider::ProviderId;
 use crate::domain::subscription::{Connection, Subscription};
@@ -145,21 +146,8 @@ impl DeliveryStore for SqliteStore {
         self.writer.accept(request).await
     }
 
-    async fn claim(
-        &self,
-        worker: WorkerId,
-        now: Timestamp,
-        lease_until: Timestamp,
-        limit: usize,
-    ) -> Result<Claim> {
-        self.writer
-            .claim(claim::ClaimRequest {
-                worker,
-                now,
-                lease_until,
-                limit,
-            })
-            .await
+    async fn claim(&self, request: ClaimRequest) -> Result<Claim> {
+        self.writer.claim(request).await
     }
 
     async fn record(&self, result: LeaseResult) -> Result<Recorded> {

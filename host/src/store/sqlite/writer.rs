@@ -8,10 +8,9 @@ use futures_util::future::BoxFuture;
 use sqlx::{Connection as _, SqliteConnection};
 use tokio::sync::{mpsc, oneshot};
 
-use super::claim::ClaimRequest;
 use super::{accept, claim, record};
 use crate::domain::delivery::LeaseResult;
-use crate::store::{AcceptRequest, Accepted, Claim, Recorded, Result, StoreError};
+use crate::store::{AcceptRequest, Accepted, Claim, ClaimRequest, Recorded, Result, StoreError};
 
 /// Commands that may wait; callers beyond wait for room.
 const QUEUE_MAX: usize = 4_096;

@@ -1,0 +1,289 @@
+//! Errors as RFC 9457 problem documents: the only place that knows HTTP statuses.
+
+use std::any::Any;
+
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::dispatch::AcceptError;
+use crate::domain::schema::Violation;
+use crate::store::StoreError;
+use crate::vault::VaultError;
+
+/// Seconds after which a caller may try again when a back end is away.
+const UNAVAILABLE_RETRY_AFTER_S: u16 = 2;
+
+/// A problem document.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Problem {
+    /// A URI that names the kind of problem.
+    #[serde(rename = "type")]
+    kind: String,
+    /// The kind in words.
+    title: &'static str,
+    /// The HTTP status again.
+    status: u16,
+    /// The kind as a stable code.
+    code: &'static str,
+    /// What happened here, and what to do.
+    detail: String,
+    /// What is wrong, field by field.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    errors: Vec<FieldProblem>,
+}
+
+/// What is wrong with one field.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct FieldProblem {
+    /// JSON Pointer (RFC 6901) into the request's body.
+    pub field: String,
+    /// What is wrong, and what to write instead.
+    pub message: String,
+}
+
+/// An answer that is not what the caller hoped for.
+#[derive(Debug)]
+pub struct ApiError {
+    status: StatusCode,
+    code: &'static str,
+    title: &'static str,
+    detail: String,
+    errors: Vec<FieldProblem>,
+    retry_after_s: Option<u16>,
+}
+
+impl ApiError {
+    fn new(
+        status: StatusCode,
+        code: &'static str,
+        title: &'static str,
+        detail: impl Into<String>,
+    ) -> Self {
+        Self {
+            status,
+            code,
+            title,
+            detail: detail.into(),
+            errors: Vec::new(),
+            retry_after_s: None,
+        }
+    }
+
+    /// The body is not JSON.
+    pub fn malformed_json(detail: impl Into<String>) -> Self {
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            "malformed_json",
+            "The body is not JSON",
+            detail,
+        )
+    }
+
+    /// One field is wrong.
+    pub fn field(field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::fields(vec![FieldProblem {
+            field: field.into(),
+            message: message.into(),
+        }])
+    }
+
+    /// Fields are wrong.
+    pub fn fields(errors: Vec<FieldProblem>) -> Self {
+        let detail = errors.first().map_or(String::new(), |first| {
+            format!("{}: {}", first.field, first.message)
+        });
+        Self {
+            errors,
+            ..Self::new(
+                StatusCode::BAD_REQUEST,
+                "validation",
+                "The request is not valid",
+                detail,
+            )
+        }
+    }
+
+    /// Violations of a schema below `prefix`.
+    pub fn violations(prefix: &str, violations: Vec<Violation>) -> Self {
+        let problem = |violation: Violation| FieldProblem {
+            field: format!("{prefix}{}", violation.pointer),
+            message: violation.message,
+        };
+        Self::fields(violations.into_iter().map(problem).collect())
+    }
+
+    /// No key, or one that is not known.
+    pub fn unauthorized() -> Self {
+        Self::new(
+            StatusCode::UNAUTHORIZED,
+            "unauthorized",
+            "An API key is needed",
+            "send Authorization: Bearer with a key that is not revoked",
+        )
+    }
+
+    /// The key's role does not reach.
+    pub fn forbidden(needed: &str) -> Self {
+        Self::new(
+            StatusCode::FORBIDDEN,
+            "forbidden",
+            "The key may not do this",
+            format!("this needs a key with the role {needed}"),
+        )
+    }
+
+    /// There is no such thing.
+    pub fn not_found(what: impl std::fmt::Display) -> Self {
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "not_found",
+            "Not found",
+            format!("there is no {what}"),
+        )
+    }
+
+    /// The path knows other methods.
+    pub fn method_not_allowed() -> Self {
+        Self::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "method_not_allowed",
+            "The path does not know this method",
+            "see /api/v1/openapi.json for the methods of each path",
+        )
+    }
+
+    /// Something stands in the way.
+    pub fn conflict(detail: impl Into<String>) -> Self {
+        Self::new(
+            StatusCode::CONFLICT,
+            "conflict",
+            "Something stands in the way",
+            detail,
+        )
+    }
+
+    /// The body is too large.
+    pub fn too_large(detail: impl Into<String>) -> Self {
+        Self::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "payload_too_large",
+            "The body is too large",
+            detail,
+        )
+    }
+
+    /// The body is no JSON by its own word.
+    pub fn unsupported_media_type() -> Self {
+        Self::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "unsupported_media_type",
+            "The body must be JSON",
+            "send Content-Type: application/json",
+        )
+    }
+
+    /// An idempotency key came with another body before.
+    pub fn idempotency_key_reused() -> Self {
+        Self::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "idempotency_key_reused",
+            "The idempotency key was used for another request",
+            "a key stands for one body: send the same body, or another key",
+        )
+    }
+
+    /// A back end is away.
+    pub fn unavailable(detail: impl Into<String>) -> Self {
+        Self {
+            retry_after_s: Some(UNAVAILABLE_RETRY_AFTER_S),
+            ..Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "unavailable",
+                "A back end is unavailable",
+                detail,
+            )
+        }
+    }
+
+    fn internal() -> Self {
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "internal",
+            "Something went wrong here",
+            "the gateway's log has more",
+        )
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let problem = Problem {
+            kind: format!(
+                "https://hookport.dev/problems/{}",
+                self.code.replace('_', "-")
+            ),
+            title: self.title,
+            status: self.status.as_u16(),
+            code: self.code,
+            detail: self.detail,
+            errors: self.errors,
+        };
+        let mut response = (self.status, Json(problem)).into_response();
+        let headers = response.headers_mut();
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/problem+json"),
+        );
+        if let Some(seconds) = self.retry_after_s {
+            headers.insert(header::RETRY_AFTER, seconds.into());
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Conflict(detail) => Self::conflict(detail),
+            StoreError::Unavailable(source) => {
+                tracing::error!(error = %source, "the store is unavailable");
+                Self::unavailable("the store does not answer; nothing was changed")
+            }
+            StoreError::Corrupt(what) => {
+                tracing::error!(%what, "stored data cannot be read");
+                Self::internal()
+            }
+        }
+    }
+}
+
+impl From<VaultError> for ApiError {
+    fn from(error: VaultError) -> Self {
+        match &error {
+            VaultError::Smuggled(pointer) => Self::field(pointer, "a secret is a plain string"),
+            VaultError::UnknownKey { .. } | VaultError::Tampered(_) => {
+                Self::conflict(error.to_string())
+            }
+        }
+    }
+}
+
+impl From<AcceptError> for ApiError {
+    fn from(error: AcceptError) -> Self {
+        match error {
+            AcceptError::Invalid { violations, .. } => Self::violations("", violations),
+            AcceptError::Store(error) => error.into(),
+        }
+    }
+}
+
+/// The answer to a request whose handler panicked.
+pub(super) fn panicked(_: Box<dyn Any + Send>) -> Response {
+    ApiError::internal().into_response()
+}

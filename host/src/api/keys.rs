@@ -1,0 +1,122 @@
+//! API keys.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::Shared;
+use super::auth::{Administer, new_key};
+use super::error::{ApiError, Problem};
+use super::extract::{Body, Id};
+use super::page::{Items, whole};
+use super::subscriptions::check_name;
+use crate::domain::clock::rfc3339;
+use crate::domain::id::KeyId;
+use crate::domain::key::{ApiKey, Role};
+
+/// What makes a key.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct KeyInput {
+    /// Who calls with it.
+    name: String,
+    /// `admin`, `operator`, `viewer` or `emitter`.
+    role: String,
+}
+
+/// A key, without its text.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct KeyView {
+    id: String,
+    name: String,
+    role: &'static str,
+    created_at: String,
+    revoked_at: Option<String>,
+}
+
+impl From<&ApiKey> for KeyView {
+    fn from(key: &ApiKey) -> Self {
+        Self {
+            id: key.id.to_string(),
+            name: key.name.clone(),
+            role: key.role.as_str(),
+            created_at: rfc3339(key.created_at),
+            revoked_at: key.revoked_at.map(rfc3339),
+        }
+    }
+}
+
+/// A new key with its text, which is never shown again.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct NewKeyView {
+    #[serde(flatten)]
+    view: KeyView,
+    key: String,
+}
+
+/// Create a key
+#[utoipa::path(post, path = "/keys", tag = "keys", responses((status = 201, body = NewKeyView), (status = 400, body = Problem)))]
+pub(super) async fn create(
+    State(api): State<Shared>,
+    _: Administer,
+    Body(input): Body<KeyInput>,
+) -> Result<Response, ApiError> {
+    check_name(&input.name)?;
+    let role = Role::from_name(&input.role).ok_or_else(|| {
+        let known: Vec<&str> = Role::ALL.into_iter().map(Role::as_str).collect();
+        ApiError::field("/role", format!("give one of {}", known.join(", ")))
+    })?;
+    let now = api.clock.now();
+    let new = new_key();
+    let key = ApiKey {
+        id: api.ids.next(now),
+        name: input.name,
+        role,
+        hash: new.hash,
+        created_at: now,
+        revoked_at: None,
+    };
+    let view = KeyView::from(&key);
+    api.store.put_key(key).await?;
+    api.snapshots.renew().await?;
+    let body = Json(NewKeyView {
+        view,
+        key: new.text.to_string(),
+    });
+    Ok((
+        StatusCode::CREATED,
+        [(header::CACHE_CONTROL, "no-store")],
+        body,
+    )
+        .into_response())
+}
+
+/// List the keys
+#[utoipa::path(get, path = "/keys", tag = "keys", responses((status = 200, body = Items<KeyView>)))]
+pub(super) async fn list(
+    State(api): State<Shared>,
+    _: Administer,
+) -> Result<Json<Items<KeyView>>, ApiError> {
+    let keys = api.store.keys().await?;
+    Ok(whole(keys.iter().rev().map(KeyView::from).collect()))
+}
+
+/// Revoke a key
+#[utoipa::path(delete, path = "/keys/{id}", tag = "keys", params(("id" = String, Path)),
+    responses((status = 204), (status = 404, body = Problem)))]
+pub(super) async fn revoke(
+    State(api): State<Shared>,
+    _: Administer,
+    Id(id): Id<KeyId>,
+) -> Result<StatusCode, ApiError> {
+    if !api.store.revoke_key(id, api.clock.now()).await? {
+        return Err(ApiError::not_found(format!("key {id} that is not revoked")));
+    }
+    api.snapshots.renew().await?;
+    Ok(StatusCode::NO_CONTENT)
+}

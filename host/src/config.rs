@@ -1,0 +1,184 @@
+//! The operator's configuration: a TOML file, overridden by command-line flags.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::plugin::limits::Limits;
+
+/// Everything that can be configured. Unknown fields are refused, so that a typo is not silence.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Where the API listens.
+    pub listen: SocketAddr,
+    /// Database, master key, code cache.
+    pub data_dir: PathBuf,
+    /// Where components are dropped.
+    pub providers_dir: PathBuf,
+    /// Deliveries under way at one time.
+    pub concurrency: u32,
+    /// Deliveries of one subscription under way at one time.
+    pub concurrency_per_subscription: u32,
+    /// Largest body of one event, in bytes.
+    pub event_bytes_max: usize,
+    /// Largest body of a batch of events, in bytes.
+    pub batch_bytes_max: usize,
+    /// How long a shutdown waits for deliveries under way, in milliseconds.
+    pub shutdown_timeout_ms: u64,
+    /// Outgoing requests.
+    pub egress: EgressSection,
+    /// Limits of every provider's calls.
+    pub limits: Limits,
+    /// Limits of single providers; what a table leaves out has its default.
+    pub provider_limits: HashMap<String, Limits>,
+    /// How to log.
+    pub log: LogSection,
+}
+
+/// Outgoing requests.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EgressSection {
+    /// PEM file with certificates trusted beside the system's.
+    pub extra_ca_file: Option<PathBuf>,
+}
+
+/// How to log.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LogSection {
+    /// A filter such as `info` or `hookport=debug`.
+    pub filter: String,
+    /// One JSON object a line.
+    pub json: bool,
+}
+
+impl Default for LogSection {
+    fn default() -> Self {
+        Self {
+            filter: "info".to_owned(),
+            json: false,
+        }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8_080)),
+            data_dir: PathBuf::from("data"),
+            providers_dir: PathBuf::from("providers"),
+            concurrency: 512,
+            concurrency_per_subscription: 192,
+            event_bytes_max: 1 << 20,
+            batch_bytes_max: 10 << 20,
+            shutdown_timeout_ms: 20_000,
+            egress: EgressSection::default(),
+            limits: Limits::default(),
+            provider_limits: HashMap::new(),
+            log: LogSection::default(),
+        }
+    }
+}
+
+/// The configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("{path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is wrong: place and reason.
+    #[error("{path}: {source}")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        source: Box<toml::de::Error>,
+    },
+    /// A value is out of range.
+    #[error("{field}: {problem}")]
+    Value {
+        /// The field.
+        field: &'static str,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+}
+
+impl Config {
+    /// Reads a file; without one, the defaults.
+    ///
+    /// # Errors
+    /// Each kind of [`ConfigError`].
+    pub fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
+        let config = match path {
+            None => Self::default(),
+            Some(path) => {
+                let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+                    path: path.to_owned(),
+                    source,
+                })?;
+                toml::from_str(&text).map_err(|source| ConfigError::Parse {
+                    path: path.to_owned(),
+                    source: Box::new(source),
+                })?
+            }
+        };
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let value = |field, problem| Err(ConfigError::Value { field, problem });
+        if !(1..=4_096).contains(&self.concurrency) {
+            return value("concurrency", "give 1 to 4096");
+        }
+        if self.concurrency_per_subscription == 0 {
+            return value("concurrency_per_subscription", "give at least 1");
+        }
+        if self.event_bytes_max == 0 || self.batch_bytes_max < self.event_bytes_max {
+            return value(
+                "batch_bytes_max",
+                "must be at least event_bytes_max, and both above 0",
+            );
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Config, ConfigError> {
+        let dir = tempfile::tempdir().expect("dir");
+        let path = dir.path().join("hookport.toml");
+        std::fs::write(&path, text).expect("write");
+        Config::load(Some(&path))
+    }
+
+    #[test]
+    fn the_shipped_example_is_valid() {
+        parse(include_str!("../../hookport.example.toml")).expect("valid");
+    }
+
+    #[test]
+    fn wrong_files_are_refused_by_field() {
+        let check = |text: &str, expected: &str| {
+            let error = parse(text).expect_err("refused").to_string();
+            assert!(error.contains(expected), "{error}");
+        };
+        check("lisen = \"127.0.0.1:1\"", "lisen");
+        check("concurrency = 0", "concurrency");
+        check("[limits]\ntimeout = 3", "timeout");
+        check("listen = \"nowhere\"", "listen");
+    }
+}

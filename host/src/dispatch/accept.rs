@@ -1,0 +1,326 @@
+//! Accepting events: validate, match, fan out, commit.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::snapshot::{Snapshot, Snapshots};
+use super::{Ids, operational};
+use crate::domain::clock::{Clock, Timestamp};
+use crate::domain::delivery::NewDelivery;
+use crate::domain::event::{Event, EventTypeName};
+use crate::domain::id::EventId;
+use crate::domain::schema::{self, Violation};
+use crate::queue::Queue;
+use crate::store::{AcceptRequest, Accepted, DeliveryStore, IdempotencyKey, StoreError};
+
+/// Deepest nesting of a payload.
+const DEPTH_MAX: usize = 64;
+/// System identifiers of one event.
+const SYSTEM_IDS_MAX: usize = 1_000;
+/// How often a changed catalogue is matched again before giving up.
+const MATCH_TRIES_MAX: usize = 5;
+
+/// An event to be accepted, as the API got it.
+#[derive(Clone, Debug)]
+pub struct Emit {
+    /// The name of its type.
+    pub event_type: String,
+    /// The payload's text as it came.
+    pub payload_text: Box<str>,
+    /// When it happened; `None`: now.
+    pub occurred_at: Option<Timestamp>,
+    /// Ties follow-up events to the first one.
+    pub correlation_key: Option<String>,
+    /// Systems named beside the payload.
+    pub system_ids: Vec<String>,
+}
+
+/// Who emits, for idempotency.
+#[derive(Clone, Debug)]
+pub struct EmittedBy {
+    /// The caller's own key and its scope, when it sent one.
+    pub idempotency: Option<IdempotencyKey>,
+}
+
+/// An event accepted now or before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AcceptedEvent {
+    /// Its identifier.
+    pub id: EventId,
+    /// Its type.
+    pub event_type: String,
+    /// When it was accepted.
+    pub received_at: Timestamp,
+    /// Deliveries created.
+    pub deliveries: usize,
+}
+
+/// What became of the events.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Durable.
+    New(Vec<AcceptedEvent>),
+    /// The same call was made before; these are its events.
+    Duplicate(Vec<EventId>),
+    /// The idempotency key was used with another body.
+    KeyReused,
+}
+
+/// Why events were not accepted.
+#[derive(Debug, thiserror::Error)]
+pub enum AcceptError {
+    /// An event is wrong.
+    #[error("the event is not acceptable")]
+    Invalid {
+        /// Its index in the batch.
+        index: usize,
+        /// What is wrong, by JSON Pointer within the event.
+        violations: Vec<Violation>,
+    },
+    /// The store failed; nothing was accepted.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Accepts events.
+pub struct Accepter {
+    /// Where to.
+    pub store: Arc<dyn DeliveryStore>,
+    /// Whom to wake.
+    pub queue: Arc<dyn Queue>,
+    /// What is registered.
+    pub snapshots: Arc<Snapshots>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Identifiers.
+    pub ids: Arc<Ids>,
+}
+
+impl Accepter {
+    /// Accepts `emits` together, all or none. When this returns `New`, they are durable.
+    ///
+    /// # Errors
+    /// `Invalid` for the first event that is wrong; `Store`.
+    pub async fn accept(&self, emits: &[Emit], by: EmittedBy) -> Result<Outcome, AcceptError> {
+        let mut snapshot = self.snapshots.current();
+        for _ in 0..MATCH_TRIES_MAX {
+            let now = self.clock.now();
+            let events = emits
+                .iter()
+                .enumerate()
+                .map(|(index, emit)| {
+                    self.event(&snapshot, emit, now)
+                        .map_err(|violations| AcceptError::Invalid { index, violations })
+                })
+                .collect::<Result<Vec<_>, _>>();
+            let events = match events {
+                Ok(events) => events,
+                // The type may have been registered a moment ago, by another process.
+                Err(error) if self.snapshots.renew().await?.epoch == snapshot.epoch => {
+                    return Err(error);
+                }
+                Err(_) => {
+                    snapshot = self.snapshots.current();
+                    continue;
+                }
+            };
+            let deliveries = self.fan_out(&snapshot, &events, now);
+            let accepted: Vec<AcceptedEvent> = events
+                .iter()
+                .map(|event| AcceptedEvent {
+                    id: event.id,
+                    event_type: event.event_type.as_str().to_owned(),
+                    received_at: now,
+                    deliveries: deliveries
+                        .iter()
+                        .filter(|delivery| delivery.event_id == event.id)
+                        .count(),
+                })
+                .collect();
+            let any = !deliveries.is_empty();
+            let answer = self
+                .store
+                .accept(AcceptRequest {
+                    events,
+                    deliveries,
+                    idempotency: by.idempotency.clone(),
+                    epoch: snapshot.epoch,
+                    at: now,
+                })
+                .await?;
+            match answer {
+                Accepted::New => {
+                    if any {
+                        self.queue.wake(now);
+                    }
+                    return Ok(Outcome::New(accepted));
+                }
+                Accepted::Duplicate(ids) => return Ok(Outcome::Duplicate(ids)),
+                Accepted::KeyReused => return Ok(Outcome::KeyReused),
+                Accepted::StaleCatalog => snapshot = self.snapshots.renew().await?,
+            }
+        }
+        Err(AcceptError::Store(StoreError::Unavailable(
+            "the catalogue kept changing while the event was matched".into(),
+        )))
+    }
+
+    /// Emits one of the gateway's own events. A failure is logged: there is nobody to tell.
+    pub async fn emit_operational(&self, event_type: &str, payload: Value) {
+        let emit = Emit {
+            event_type: event_type.to_owned(),
+            payload_text: payload.to_string().into(),
+            occurred_at: None,
+            correlation_key: None,
+            system_ids: Vec::new(),
+        };
+        if let Err(error) = self.accept(&[emit], EmittedBy { idempotency: None }).await {
+            tracing::warn!(%error, event_type, "an operational event could not be emitted");
+        }
+    }
+
+    fn event(
+        &self,
+        snapshot: &Snapshot,
+        emit: &Emit,
+        now: Timestamp,
+    ) -> Result<Arc<Event>, Vec<Violation>> {
+        let fail = |pointer: &str, message: String| {
+            Err(vec![Violation {
+                pointer: pointer.to_owned(),
+                message,
+            }])
+        };
+        let Some(registered) = snapshot.event_types.get(&emit.event_type) else {
+            return fail("/type", unknown_type(snapshot, &emit.event_type));
+        };
+        let payload: Value = match serde_json::from_str(&emit.payload_text) {
+            Ok(payload) => payload,
+            Err(error) => return fail("/payload", format!("not JSON: {error}")),
+        };
+        if !payload.is_object() {
+            return fail("/payload", "must be a JSON object".to_owned());
+        }
+        if depth(&payload) > DEPTH_MAX {
+            return fail("/payload", format!("nested deeper than {DEPTH_MAX} levels"));
+        }
+        if let Some(validator) = &registered.validator
+            && !validator.is_valid(&payload)
+        {
+            let mut violations = schema::violations(validator, &payload);
+            for violation in &mut violations {
+                violation.pointer.insert_str(0, "/payload");
+            }
+            return Err(violations);
+        }
+        let system_ids = system_ids(&payload, &emit.system_ids);
+        if system_ids.len() > SYSTEM_IDS_MAX {
+            return fail("/systemIds", format!("more than {SYSTEM_IDS_MAX} systems"));
+        }
+        Ok(Arc::new(Event {
+            id: self.ids.next(now),
+            event_type: registered.event_type.name.clone(),
+            payload: Arc::from(&*emit.payload_text),
+            occurred_at: emit.occurred_at.unwrap_or(now),
+            received_at: now,
+            correlation_key: emit.correlation_key.as_deref().map(Arc::from),
+            system_ids,
+        }))
+    }
+
+    fn fan_out(
+        &self,
+        snapshot: &Snapshot,
+        events: &[Arc<Event>],
+        now: Timestamp,
+    ) -> Vec<NewDelivery> {
+        events
+            .iter()
+            .flat_map(|event| {
+                snapshot
+                    .matching(event)
+                    .map(move |subscription| NewDelivery {
+                        id: self.ids.next(now),
+                        event_id: event.id,
+                        subscription_id: subscription.id,
+                        provider: subscription.provider.clone(),
+                        ordering_key: subscription.ordering_key(event),
+                    })
+            })
+            .collect()
+    }
+}
+
+/// Says which registered type is meant, if one is near.
+pub fn unknown_type(snapshot: &Snapshot, name: &str) -> String {
+    if let Err(error) = EventTypeName::parse(name) {
+        return format!("not an event type: {error}");
+    }
+    let nearest = snapshot
+        .event_types
+        .keys()
+        .filter(|known| !known.starts_with(operational::PREFIX))
+        .map(|known| (strsim::damerau_levenshtein(known, name), known))
+        .min();
+    match nearest {
+        Some((distance, known)) if distance <= 4 => {
+            format!("no event type {name:?} is registered; did you mean {known:?}?")
+        }
+        _ => format!(
+            "no event type {name:?} is registered: register it with PUT /api/v1/event-types/{name}"
+        ),
+    }
+}
+
+/// Levels of nesting; a scalar has none.
+fn depth(value: &Value) -> usize {
+    match value {
+        Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or(0),
+        Value::Object(members) => 1 + members.values().map(depth).max().unwrap_or(0),
+        _ => 0,
+    }
+}
+
+/// The systems concerned: named beside the payload, and in its `systemId` and `systemIds[]`.
+fn system_ids(payload: &Value, beside: &[String]) -> Vec<String> {
+    let text = |value: &Value| match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        _ => None,
+    };
+    let one = payload.get("systemId").and_then(text);
+    let many = payload.get("systemIds").and_then(Value::as_array);
+    let mut ids: Vec<String> = beside
+        .iter()
+        .cloned()
+        .chain(one)
+        .chain(many.into_iter().flatten().filter_map(text))
+        .collect();
+    ids.sort_unstable();
+    ids.dedup();
+    ids
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn systems_come_from_the_envelope_and_from_both_payload_fields() {
+        let payload = json!({"systemId": "a", "systemIds": ["b", 3, null, "a"]});
+        assert_eq!(
+            system_ids(&payload, &["c".to_owned()]),
+            ["3", "a", "b", "c"]
+        );
+        assert!(system_ids(&json!({"systemIds": "a"}), &[]).is_empty());
+    }
+
+    #[test]
+    fn nesting_is_counted() {
+        assert_eq!(depth(&json!(1)), 0);
+        assert_eq!(depth(&json!({"a": [1, {"b": 2}]})), 3);
+    }
+}

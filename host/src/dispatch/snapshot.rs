@@ -1,0 +1,231 @@
+//! The catalogue as matching and delivering need it: compiled, indexed, secrets opened.
+
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
+
+use arc_swap::ArcSwap;
+use jsonschema::Validator;
+
+use crate::domain::event::{Event, EventType};
+use crate::domain::id::{ConnectionId, SubscriptionId};
+use crate::domain::key::ApiKey;
+use crate::domain::schema;
+use crate::domain::subscription::{Connection, Subscription};
+use crate::plugin::{DocumentKind, GuestDocument};
+use crate::store::{Catalog, CatalogEpoch, CatalogStore, StoreError};
+use crate::vault::{Vault, VaultError};
+
+type Opened = OnceLock<Result<GuestDocument, VaultError>>;
+
+/// An event type with its schema compiled.
+pub struct RegisteredType {
+    /// The type.
+    pub event_type: EventType,
+    /// `None`: any object.
+    pub validator: Option<Validator>,
+}
+
+/// A subscription with its config opened when first used.
+pub struct Route {
+    /// The subscription.
+    pub subscription: Arc<Subscription>,
+    /// Its name, shared with each call.
+    pub name: Arc<str>,
+    config: Opened,
+}
+
+/// A connection, opened when first used.
+pub struct SharedConnection {
+    /// The connection.
+    pub connection: Arc<Connection>,
+    opened: Opened,
+}
+
+/// Everything at one epoch.
+pub struct Snapshot {
+    /// The epoch.
+    pub epoch: CatalogEpoch,
+    /// Event types by name.
+    pub event_types: HashMap<String, RegisteredType>,
+    /// Subscriptions by identifier.
+    pub routes: HashMap<SubscriptionId, Arc<Route>>,
+    /// Connections by identifier.
+    pub connections: HashMap<ConnectionId, Arc<SharedConnection>>,
+    /// Keys by their hash.
+    pub keys: HashMap<[u8; 32], ApiKey>,
+    exact: HashMap<String, Vec<Arc<Route>>>,
+    wildcard: Vec<Arc<Route>>,
+}
+
+impl Snapshot {
+    fn new(catalog: Catalog) -> Self {
+        let event_types = catalog
+            .event_types
+            .into_iter()
+            .map(|event_type| {
+                // Compiled once when it was registered; a schema that no longer compiles after an
+                // upgrade must not stop every event.
+                let validator = event_type.payload_schema.as_ref().and_then(|schema| {
+                    schema::compile(schema)
+                        .inspect_err(|error| {
+                            tracing::error!(event_type = event_type.name.as_str(), %error, "the registered schema cannot be used; payloads are accepted unchecked");
+                        })
+                        .ok()
+                });
+                (event_type.name.as_str().to_owned(), RegisteredType { event_type, validator })
+            })
+            .collect();
+        let mut exact: HashMap<String, Vec<Arc<Route>>> = HashMap::new();
+        let mut wildcard = Vec::new();
+        let mut routes = HashMap::new();
+        for subscription in catalog.subscriptions {
+            let route = Arc::new(Route {
+                name: subscription.name.as_str().into(),
+                subscription: Arc::new(subscription),
+                config: OnceLock::new(),
+            });
+            match route.subscription.events.exact() {
+                Some(name) => exact
+                    .entry(name.to_owned())
+                    .or_default()
+                    .push(route.clone()),
+                None => wildcard.push(route.clone()),
+            }
+            routes.insert(route.subscription.id, route);
+        }
+        let connections = catalog
+            .connections
+            .into_iter()
+            .map(|connection| {
+                let shared = SharedConnection {
+                    connection: Arc::new(connection),
+                    opened: OnceLock::new(),
+                };
+                (shared.connection.id, Arc::new(shared))
+            })
+            .collect();
+        Self {
+            epoch: catalog.epoch,
+            event_types,
+            routes,
+            connections,
+            keys: catalog
+                .keys
+                .into_iter()
+                .map(|key| (key.hash, key))
+                .collect(),
+            exact,
+            wildcard,
+        }
+    }
+
+    /// The subscriptions that want `event`.
+    pub fn matching<'a>(&'a self, event: &'a Event) -> impl Iterator<Item = &'a Subscription> {
+        let exact = self.exact.get(event.event_type.as_str());
+        exact
+            .into_iter()
+            .flatten()
+            .chain(&self.wildcard)
+            .map(|route| &*route.subscription)
+            .filter(|subscription| subscription.wants(event))
+    }
+}
+
+impl Route {
+    /// The config for a guest.
+    ///
+    /// # Errors
+    /// When a secret cannot be opened.
+    pub fn config(&self, vault: &Vault) -> Result<GuestDocument, VaultError> {
+        let opened = self.config.get_or_init(|| {
+            let row = subscription_row(self.subscription.id);
+            vault.open_for_guest(&row, DocumentKind::Config, &self.subscription.config)
+        });
+        opened.clone()
+    }
+}
+
+impl SharedConnection {
+    /// The connection for a guest.
+    ///
+    /// # Errors
+    /// When a secret cannot be opened.
+    pub fn open(&self, vault: &Vault) -> Result<GuestDocument, VaultError> {
+        let opened = self.opened.get_or_init(|| {
+            let row = connection_row(self.connection.id);
+            vault.open_for_guest(&row, DocumentKind::Connection, &self.connection.document)
+        });
+        opened.clone()
+    }
+}
+
+/// The identity under which a subscription's secrets are sealed.
+#[must_use]
+pub fn subscription_row(id: SubscriptionId) -> String {
+    format!("subscription/{id}")
+}
+
+/// The identity under which a connection's secrets are sealed.
+#[must_use]
+pub fn connection_row(id: ConnectionId) -> String {
+    format!("connection/{id}")
+}
+
+/// The current snapshot, renewed when the catalogue has changed.
+pub struct Snapshots {
+    store: Arc<dyn CatalogStore>,
+    current: ArcSwap<Snapshot>,
+    renewing: tokio::sync::Mutex<()>,
+}
+
+impl Snapshots {
+    /// Loads the first one.
+    ///
+    /// # Errors
+    /// When the store is unavailable or cannot be read.
+    pub async fn load(store: Arc<dyn CatalogStore>) -> Result<Self, StoreError> {
+        let snapshot = Snapshot::new(store.catalog().await?);
+        Ok(Self {
+            store,
+            current: ArcSwap::from_pointee(snapshot),
+            renewing: tokio::sync::Mutex::default(),
+        })
+    }
+
+    /// The one at hand.
+    #[must_use]
+    pub fn current(&self) -> Arc<Snapshot> {
+        self.current.load_full()
+    }
+
+    /// One at least as new as `epoch`.
+    ///
+    /// # Errors
+    /// When the store is unavailable.
+    pub async fn at(&self, epoch: CatalogEpoch) -> Result<Arc<Snapshot>, StoreError> {
+        let current = self.current();
+        if current.epoch >= epoch {
+            return Ok(current);
+        }
+        self.renew_from(current.epoch).await
+    }
+
+    /// A fresh one, after a change of one's own.
+    ///
+    /// # Errors
+    /// When the store is unavailable.
+    pub async fn renew(&self) -> Result<Arc<Snapshot>, StoreError> {
+        self.renew_from(self.current().epoch).await
+    }
+
+    async fn renew_from(&self, seen: CatalogEpoch) -> Result<Arc<Snapshot>, StoreError> {
+        let _alone = self.renewing.lock().await;
+        let current = self.current();
+        if current.epoch > seen && current.epoch == self.store.epoch().await? {
+            return Ok(current);
+        }
+        let fresh = Arc::new(Snapshot::new(self.store.catalog().await?));
+        self.current.store(fresh.clone());
+        Ok(fresh)
+    }
+}

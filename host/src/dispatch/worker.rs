@@ -1,0 +1,358 @@
+//! Workers: leased deliveries become calls, calls become recorded attempts.
+//!
+//! A destination that stalls holds at most its own share of the slots: a subscription that has its
+//! share under way is passed over when work is claimed.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::sync::{Semaphore, watch};
+
+use super::accept::Accepter;
+use super::operational;
+use super::snapshot::{Route, Snapshot, Snapshots};
+use crate::domain::clock::{Clock, Timestamp};
+use crate::domain::delivery::{Attempt, LeaseResult, LeasedDelivery, Outcome, Transition};
+use crate::domain::id::SubscriptionId;
+use crate::domain::retry::{NextStep, RetryAdvice, RetryPolicy};
+use crate::plugin::{CallFailure, CallReport, DeliverCall, Providers, Receipt};
+use crate::queue::Queue;
+use crate::store::{CatalogStore, Recorded};
+use crate::vault::Vault;
+
+/// After an error of the queue.
+const ERROR_PAUSE: Duration = Duration::from_millis(500);
+/// "Gone" (RFC 9110, section 15.5.11): the receiver wants no more.
+const GONE: u16 = 410;
+
+/// How much at one time.
+#[derive(Clone, Copy, Debug)]
+pub struct WorkerConfig {
+    /// Deliveries under way.
+    pub concurrency: usize,
+    /// Deliveries under way of one subscription.
+    pub concurrency_per_subscription: usize,
+}
+
+/// Carries deliveries out.
+pub struct Worker {
+    /// Where work comes from.
+    pub queue: Arc<dyn Queue>,
+    /// Who carries it out.
+    pub providers: Arc<dyn Providers>,
+    /// What is configured.
+    pub snapshots: Arc<Snapshots>,
+    /// Where subscriptions are switched off.
+    pub catalog: Arc<dyn CatalogStore>,
+    /// What opens secrets.
+    pub vault: Arc<Vault>,
+    /// Where operational events go.
+    pub accepter: Arc<Accepter>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Uniform in 0.0..1.0.
+    pub jitter: fn() -> f64,
+    /// How much at one time.
+    pub config: WorkerConfig,
+    /// Deliveries under way by subscription.
+    pub under_way: Shares,
+}
+
+/// Counts deliveries under way by subscription.
+#[derive(Debug, Default)]
+pub struct Shares(Mutex<HashMap<SubscriptionId, usize>>);
+
+impl Shares {
+    fn take(&self, id: SubscriptionId) {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *counts.entry(id).or_default() += 1;
+    }
+
+    /// How many are left under way.
+    fn give_back(&self, id: SubscriptionId) -> usize {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(count) = counts.get_mut(&id) else {
+            return 0;
+        };
+        *count -= 1;
+        let left = *count;
+        if left == 0 {
+            counts.remove(&id);
+        }
+        left
+    }
+
+    /// The subscriptions with `most` or more under way.
+    fn full(&self, most: usize) -> Vec<SubscriptionId> {
+        let counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        counts
+            .iter()
+            .filter(|(_, count)| **count >= most)
+            .map(|(id, _)| *id)
+            .collect()
+    }
+}
+
+impl Worker {
+    /// Works until `stop` turns true, then waits for what is under way.
+    pub async fn run(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
+        let slots = Arc::new(Semaphore::new(self.config.concurrency));
+        loop {
+            let free = tokio::select! {
+                permit = slots.clone().acquire_owned() => permit,
+                _ = stop.wait_for(|stop| *stop) => break,
+            };
+            let Ok(first) = free else { break };
+            let share = self.config.concurrency_per_subscription;
+            let limit = (slots.available_permits() + 1).min(share / 2 + 1);
+            drop(first);
+            let full = || self.under_way.full(share);
+            let batch = tokio::select! {
+                batch = self.queue.next(limit, &full) => batch,
+                _ = stop.wait_for(|stop| *stop) => break,
+            };
+            let batch = match batch {
+                Ok(batch) => batch,
+                Err(error) => {
+                    tracing::warn!(%error, "no work can be claimed");
+                    tokio::time::sleep(ERROR_PAUSE).await;
+                    continue;
+                }
+            };
+            let snapshot = match self.snapshots.at(batch.epoch).await {
+                Ok(snapshot) => snapshot,
+                Err(error) => {
+                    // The leases run out, and the deliveries come back.
+                    tracing::warn!(%error, "the configuration cannot be read");
+                    tokio::time::sleep(ERROR_PAUSE).await;
+                    continue;
+                }
+            };
+            for leased in batch.leased {
+                let Ok(permit) = slots.clone().acquire_owned().await else {
+                    break;
+                };
+                self.under_way.take(leased.subscription_id);
+                let (worker, snapshot) = (self.clone(), snapshot.clone());
+                tokio::spawn(async move {
+                    worker.carry_out(&snapshot, leased).await;
+                    drop(permit);
+                });
+            }
+        }
+        let all = u32::try_from(self.config.concurrency).unwrap_or(u32::MAX);
+        let _ = slots.acquire_many(all).await;
+    }
+
+    async fn carry_out(&self, snapshot: &Snapshot, leased: LeasedDelivery) {
+        let id = leased.subscription_id;
+        match snapshot.routes.get(&id) {
+            Some(route) if route.subscription.enabled => {
+                if route.subscription.paused {
+                    self.settle(&leased, None, Transition::Parked).await;
+                } else {
+                    self.attempt(snapshot, route, leased).await;
+                }
+            }
+            _ => self.settle(&leased, None, Transition::Cancelled).await,
+        }
+        // Room again for what was passed over; not at every single one, so that claims stay large.
+        if self.under_way.give_back(id) == self.config.concurrency_per_subscription * 3 / 4 {
+            self.queue.wake(self.clock.now());
+        }
+    }
+
+    async fn attempt(&self, snapshot: &Snapshot, route: &Route, leased: LeasedDelivery) {
+        let started_at = self.clock.now();
+        let report = match self.call(snapshot, route, &leased) {
+            Ok(call) => self.providers.deliver(&leased.provider, call).await,
+            Err(failure) => CallReport::failed(failure),
+        };
+        let ended_at = self.clock.now();
+        let policy = route.subscription.retry.clone().unwrap_or_default();
+        let attempt = attempt(started_at, &report);
+        let gone = report.http_status == Some(GONE) && report.result.is_err();
+        let transition = match report.result {
+            Ok(receipt) => Transition::Success {
+                external_id: receipt.external_id,
+            },
+            Err(_) if gone => Transition::Failed,
+            Err(failure) => self.after_failure(&policy, leased.attempt, &failure, ended_at),
+        };
+        let message = attempt.message.clone();
+        let operational = leased
+            .event
+            .event_type
+            .as_str()
+            .starts_with(operational::PREFIX);
+        let failed = transition == Transition::Failed;
+        let recovered = matches!(transition, Transition::Success { .. }) && leased.attempt > 1;
+        self.settle(&leased, Some(attempt), transition).await;
+        if route.subscription.ordered {
+            // What this one held back may go now.
+            self.queue.wake(self.clock.now());
+        }
+        if gone {
+            self.switch_off(route, "the receiver answered 410 Gone", operational)
+                .await;
+        }
+        if !operational && (failed || recovered) {
+            let event_type = if failed {
+                operational::EXHAUSTED
+            } else {
+                operational::RECOVERED
+            };
+            self.accepter
+                .emit_operational(
+                    event_type,
+                    json!({
+                        "deliveryId": leased.id.to_string(),
+                        "eventId": leased.event.id.to_string(),
+                        "eventType": leased.event.event_type.as_str(),
+                        "subscriptionId": leased.subscription_id.to_string(),
+                        "provider": leased.provider.as_str(),
+                        "attempts": leased.attempt,
+                        "message": message,
+                    }),
+                )
+                .await;
+        }
+    }
+
+    fn call(
+        &self,
+        snapshot: &Snapshot,
+        route: &Route,
+        leased: &LeasedDelivery,
+    ) -> Result<DeliverCall, CallFailure> {
+        let unavailable = |what: &dyn std::fmt::Display| CallFailure::Unavailable(what.to_string());
+        let subscription = &route.subscription;
+        let config = route
+            .config(&self.vault)
+            .map_err(|error| unavailable(&format_args!("config{error}")))?;
+        let connection = subscription
+            .connection
+            .map(|id| {
+                let shared = snapshot.connections.get(&id);
+                shared
+                    .ok_or_else(|| {
+                        unavailable(&format_args!("the connection {id} does not exist"))
+                    })?
+                    .open(&self.vault)
+                    .map_err(|error| unavailable(&format_args!("connection{error}")))
+            })
+            .transpose()?;
+        let cache_scope = match subscription.connection {
+            Some(id) => id.to_string().into(),
+            None => subscription.id.to_string().into(),
+        };
+        Ok(DeliverCall {
+            event: leased.event.clone(),
+            delivery_id: leased.id,
+            attempt: leased.attempt,
+            external_id: leased.external_id.clone(),
+            subscription_id: subscription.id,
+            subscription_name: route.name.clone(),
+            config,
+            connection,
+            cache_scope,
+            timeout: subscription
+                .timeout_ms
+                .map(|ms| Duration::from_millis(ms.into())),
+        })
+    }
+
+    fn after_failure(
+        &self,
+        policy: &RetryPolicy,
+        attempt: u32,
+        failure: &CallFailure,
+        now: Timestamp,
+    ) -> Transition {
+        let advice = match failure {
+            CallFailure::Provider { retry, .. } => *retry,
+            // Only an admin can mend it.
+            CallFailure::Denied(_) => RetryAdvice::Never,
+            CallFailure::Limit(_) | CallFailure::Trap(_) | CallFailure::Unavailable(_) => {
+                RetryAdvice::Default
+            }
+        };
+        match policy.after_failure(attempt, advice, (self.jitter)()) {
+            NextStep::RetryAfter(wait) => Transition::RetryAt(now.plus(wait)),
+            NextStep::GiveUp => Transition::Failed,
+        }
+    }
+
+    async fn settle(
+        &self,
+        leased: &LeasedDelivery,
+        attempt: Option<Attempt>,
+        transition: Transition,
+    ) {
+        let result = LeaseResult {
+            id: leased.id,
+            token: leased.token,
+            attempt,
+            transition,
+            at: self.clock.now(),
+        };
+        match self.queue.settle(result).await {
+            Ok(Recorded::Written) => {}
+            Ok(Recorded::LeaseLost) => {
+                tracing::info!(delivery = %leased.id, "the lease was lost before the result was recorded");
+            }
+            Err(error) => {
+                tracing::warn!(delivery = %leased.id, %error, "the result could not be recorded; the delivery returns when its lease ends");
+            }
+        }
+    }
+
+    async fn switch_off(&self, route: &Route, reason: &str, operational: bool) {
+        let mut subscription = (*route.subscription).clone();
+        subscription.enabled = false;
+        subscription.disabled_reason = Some(reason.to_owned());
+        subscription.updated_at = self.clock.now();
+        let (id, name) = (subscription.id, subscription.name.clone());
+        tracing::warn!(subscription = %id, reason, "the subscription is switched off");
+        let done = self.catalog.put_subscription(subscription).await;
+        let renewed = self.snapshots.renew().await;
+        if let Err(error) = done.and(renewed.map(drop)) {
+            tracing::warn!(subscription = %id, %error, "the subscription could not be switched off");
+            return;
+        }
+        if !operational {
+            let payload = json!({"subscriptionId": id.to_string(), "name": name, "reason": reason});
+            self.accepter
+                .emit_operational(operational::DISABLED, payload)
+                .await;
+        }
+    }
+}
+
+fn attempt(started_at: Timestamp, report: &CallReport<Receipt>) -> Attempt {
+    let (outcome, message) = match &report.result {
+        Ok(receipt) => (Outcome::Success, receipt.summary.clone()),
+        Err(failure) => (
+            match failure {
+                CallFailure::Provider { .. } => Outcome::ProviderError,
+                CallFailure::Denied(_) => Outcome::Denied,
+                CallFailure::Limit(_) => Outcome::LimitExceeded,
+                CallFailure::Trap(_) => Outcome::Trap,
+                CallFailure::Unavailable(_) => Outcome::Unavailable,
+            },
+            failure.to_string(),
+        ),
+    };
+    Attempt {
+        number: 0,
+        started_at,
+        latency: report.elapsed,
+        outcome,
+        http_status: report.http_status,
+        provider_version: (!report.version.is_empty()).then(|| report.version.to_string()),
+        message,
+        logs: report.logs.clone(),
+    }
+}
