@@ -1,15 +1,18 @@
 //! Hookport, an integration gateway: events come in, subscriptions route them, and sandboxed
 //! WebAssembly providers carry them out.
 
+pub mod admin;
 pub mod api;
 pub mod bench;
 pub mod child;
 pub mod config;
 pub mod demo;
 pub mod dispatch;
+pub mod doctor;
 pub mod domain;
 pub mod egress;
 pub mod plugin;
 pub mod queue;
 pub mod store;
 pub mod vault;
+pub mod wire;

@@ -1,12 +1,207 @@
-//! The gateway's command line.
+//! The `hookport` binary: parses arguments, calls the library.
 
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-fn main() -> ExitCode {
-    match std::env::args().nth(1).as_deref() {
-        Some(hookport::plugin::compile_child::SUBCOMMAND) => {
-            hookport::plugin::compile_child::run_child()
+use anyhow::Context as _;
+use clap::{Parser, Subcommand};
+use hookport::config::Config;
+use hookport::domain::key::Role;
+use hookport::wire::{self, Gateway};
+use hookport::{admin, bench, demo, doctor};
+
+/// An integration gateway: events in, sandboxed providers out.
+#[derive(Parser)]
+#[command(version, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the gateway
+    Serve(ConfigArguments),
+    /// Bring the database up to date and exit
+    Migrate(ConfigArguments),
+    /// Manage API keys of a gateway that is not running
+    Key {
+        #[command(flatten)]
+        config: ConfigArguments,
+        #[command(subcommand)]
+        action: KeyAction,
+    },
+    /// Look at provider components
+    Provider {
+        #[command(subcommand)]
+        action: ProviderAction,
+    },
+    /// Check what the gateway depends on, and say what to do
+    Doctor(ConfigArguments),
+    /// Print the OpenAPI document
+    Openapi,
+    /// Measure throughput and latency on this machine
+    Bench(bench::BenchArguments),
+    /// Run a first delivery to see
+    #[command(hide = true)]
+    Demo(demo::DemoArguments),
+    /// Compile a component from stdin to stdout, within limits
+    #[command(hide = true)]
+    CompileComponent,
+}
+
+#[derive(clap::Args)]
+struct ConfigArguments {
+    /// Configuration file (TOML)
+    #[arg(long, env = "HOOKPORT_CONFIG")]
+    config: Option<PathBuf>,
+    /// Database, keys and code cache
+    #[arg(long, env = "HOOKPORT_DATA_DIR")]
+    data_dir: Option<PathBuf>,
+    /// Directory of provider components
+    #[arg(long, env = "HOOKPORT_PROVIDERS")]
+    providers: Option<PathBuf>,
+    /// Address of the API; port 0 takes a free one
+    #[arg(long, env = "HOOKPORT_LISTEN")]
+    listen: Option<SocketAddr>,
+}
+
+impl ConfigArguments {
+    fn load(self) -> anyhow::Result<Config> {
+        let mut config = Config::load(self.config.as_deref())?;
+        if let Some(data_dir) = self.data_dir {
+            config.data_dir = data_dir;
         }
-        _ => ExitCode::FAILURE,
+        if let Some(providers) = self.providers {
+            config.providers_dir = providers;
+        }
+        if let Some(listen) = self.listen {
+            config.listen = listen;
+        }
+        Ok(config)
     }
+}
+
+#[derive(Subcommand)]
+enum KeyAction {
+    /// Make a key and print it
+    Create {
+        /// Who will call with it
+        #[arg(long)]
+        name: String,
+        /// admin, operator, viewer or emitter
+        #[arg(long, value_parser = parse_role)]
+        role: Role,
+    },
+    /// List the keys
+    List,
+    /// Revoke a key
+    Revoke {
+        /// key_…
+        id: String,
+    },
+}
+
+#[derive(Subcommand)]
+enum ProviderAction {
+    /// List the components of a directory with what they say of themselves
+    List {
+        /// The directory
+        #[arg(long, default_value = "providers")]
+        providers: PathBuf,
+    },
+    /// Show what a component says of itself, as JSON
+    Inspect {
+        /// A .wasm file
+        file: PathBuf,
+    },
+}
+
+fn parse_role(text: &str) -> Result<Role, String> {
+    Role::from_name(text).ok_or_else(|| "give admin, operator, viewer or emitter".to_owned())
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    if matches!(arguments.command, Command::CompileComponent) {
+        return hookport::plugin::compile::child_main();
+    }
+    match run(arguments.command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("hookport: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        match command {
+            Command::Serve(config) => serve(config.load()?).await?,
+            Command::Migrate(config) => {
+                wire::open_store(&config.load()?.data_dir).await?;
+                println!("the database is up to date");
+            }
+            Command::Key { config, action } => {
+                let data_dir = config.load()?.data_dir;
+                match action {
+                    KeyAction::Create { name, role } => {
+                        admin::create_key(&data_dir, name, role).await?
+                    }
+                    KeyAction::List => admin::list_keys(&data_dir).await?,
+                    KeyAction::Revoke { id } => admin::revoke_key(&data_dir, &id).await?,
+                }
+            }
+            Command::Provider { action } => match action {
+                ProviderAction::List { providers } => admin::list_providers(&providers).await?,
+                ProviderAction::Inspect { file } => admin::inspect_provider(&file).await?,
+            },
+            Command::Doctor(config) => return doctor::run(config.load()?).await,
+            Command::Openapi => print!("{}", hookport::api::openapi()),
+            Command::Bench(arguments) => bench::run(arguments).await?,
+            Command::Demo(arguments) => return demo::run(arguments).await,
+            Command::CompileComponent => {}
+        }
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+async fn serve(config: Config) -> anyhow::Result<()> {
+    init_log(&config)?;
+    let gateway = Gateway::start(config).await?;
+    println!("listening on http://{}", gateway.address);
+    stop_signal().await?;
+    tracing::info!("stopping: deliveries under way may end");
+    gateway.stop().await;
+    Ok(())
+}
+
+fn init_log(config: &Config) -> anyhow::Result<()> {
+    let filter = std::env::var("HOOKPORT_LOG").unwrap_or_else(|_| config.log.filter.clone());
+    let filter = tracing_subscriber::EnvFilter::try_new(filter).context("log.filter")?;
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    if config.log.json {
+        builder.json().init();
+    } else {
+        builder.init();
+    }
+    Ok(())
+}
+
+async fn stop_signal() -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
 }

@@ -1,0 +1,102 @@
+//! `hookport doctor`: looks at everything the gateway depends on and says what to do.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::ExitCode;
+
+use crate::config::Config;
+use crate::store::Store as _;
+use crate::vault::key::{VARIABLE, WhenMissing};
+use crate::vault::{KeyError, MasterKey};
+use crate::wire;
+
+/// Prints a line a check; the exit status is 1 when one fails.
+///
+/// # Errors
+/// None of its own: what fails is a line.
+pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
+    let checks = [
+        ("data directory", data_dir(&config)),
+        ("database", database(&config).await),
+        ("master key", master_key(&config)),
+        ("providers", providers(&config)),
+        (
+            "sandbox",
+            wire::sandbox(&config)
+                .map(|_| "the engine starts".to_owned())
+                .map_err(|error| format!("{error:#}")),
+        ),
+    ];
+    let mut code = ExitCode::SUCCESS;
+    for (name, result) in checks {
+        match result {
+            Ok(detail) => println!("ok    {name}: {detail}"),
+            Err(problem) => {
+                code = ExitCode::FAILURE;
+                println!("FAIL  {name}: {problem}");
+            }
+        }
+    }
+    Ok(code)
+}
+
+fn data_dir(config: &Config) -> Result<String, String> {
+    let path = &config.data_dir;
+    let metadata = std::fs::metadata(path).map_err(|error| {
+        format!(
+            "{}: {error}; the first `hookport serve` creates it",
+            path.display()
+        )
+    })?;
+    let mode = metadata.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(format!(
+            "{} has mode {mode:03o}: chmod 700 {}",
+            path.display(),
+            path.display()
+        ));
+    }
+    Ok(path.display().to_string())
+}
+
+async fn database(config: &Config) -> Result<String, String> {
+    if !config.data_dir.join("hookport.db").exists() {
+        return Err("there is none yet; the first `hookport serve` creates it".to_owned());
+    }
+    let store = wire::open_store(&config.data_dir)
+        .await
+        .map_err(|error| format!("{error:#}"))?;
+    store.ping().await.map_err(|error| error.to_string())?;
+    Ok("opens, up to date, and no other process has it".to_owned())
+}
+
+fn master_key(config: &Config) -> Result<String, String> {
+    let variable = std::env::var(VARIABLE).ok();
+    let path = config.data_dir.join("vault.key");
+    match MasterKey::load(variable.as_deref(), &path, WhenMissing::Refuse) {
+        Ok(_) if variable.is_some() => Ok(format!("from {VARIABLE}")),
+        Ok(_) => Ok(format!(
+            "{}; keep a backup apart from the database",
+            path.display()
+        )),
+        Err(error @ KeyError::Missing(_)) => {
+            Err(format!("{error}; the first `hookport serve` creates one"))
+        }
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn providers(config: &Config) -> Result<String, String> {
+    let path = &config.providers_dir;
+    let entries =
+        std::fs::read_dir(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let count = entries
+        .filter_map(Result::ok)
+        .filter(|entry| {
+            entry
+                .path()
+                .extension()
+                .is_some_and(|extension| extension == "wasm")
+        })
+        .count();
+    Ok(format!("{count} components in {}", path.display()))
+}

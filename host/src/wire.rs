@@ -1,0 +1,339 @@
+//! The only file that picks back ends: from a configuration to a running gateway.
+
+use std::fs;
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use anyhow::Context as _;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::api::{self, Api, HealthCheck, new_key};
+use crate::config::Config;
+use crate::dispatch::{Accepter, Ids, Snapshots, Worker, WorkerConfig, operational};
+use crate::domain::clock::{Clock, Timestamp};
+use crate::domain::id::KeyId;
+use crate::domain::key::{ApiKey, Role};
+use crate::egress::{Egress, EgressConfig};
+use crate::plugin::code_cache::CodeCache;
+use crate::plugin::compile::Compiler;
+use crate::plugin::engine::{Sandbox, SandboxConfig};
+use crate::plugin::registry::{Registry, RegistryEvent, RegistryParts};
+use crate::queue::embedded::EmbeddedQueue;
+use crate::store::CatalogStore;
+use crate::store::sqlite::SqliteStore;
+use crate::vault::key::{VARIABLE, WhenMissing};
+use crate::vault::{MasterKey, Vault};
+
+/// Calls that the API makes itself: tests of connections, options.
+const API_CALLS: u32 = 32;
+/// A lease outlives the longest call by this.
+const LEASE_MARGIN: Duration = Duration::from_secs(30);
+/// The longest call that a subscription can ask for.
+const CALL_MAX: Duration = Duration::from_secs(300);
+/// Where the first start leaves its key.
+const ADMIN_KEY_FILE: &str = "admin.key";
+
+/// The system's clock.
+#[derive(Debug)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the one place where the clock is read"
+    )]
+    fn now(&self) -> Timestamp {
+        let since = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
+        Timestamp(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+    }
+}
+
+/// Identifiers with the system's randomness.
+#[must_use]
+pub fn ids() -> Ids {
+    Ids::new(rand::random)
+}
+
+/// Opens the embedded store below `data_dir`, creating what is missing.
+///
+/// # Errors
+/// When the directory or the database cannot be opened.
+pub async fn open_store(data_dir: &Path) -> anyhow::Result<Arc<SqliteStore>> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(data_dir)
+        .with_context(|| format!("data_dir {}", data_dir.display()))?;
+    Ok(Arc::new(
+        SqliteStore::open(&data_dir.join("hookport.db")).await?,
+    ))
+}
+
+/// The engine, with room for the configured work.
+///
+/// # Errors
+/// When it cannot be set up.
+pub fn sandbox(config: &Config) -> anyhow::Result<Arc<Sandbox>> {
+    let extra_roots_pem = match &config.egress.extra_ca_file {
+        Some(path) => vec![
+            fs::read(path).with_context(|| format!("egress.extra_ca_file {}", path.display()))?,
+        ],
+        None => Vec::new(),
+    };
+    let egress = Arc::new(Egress::new(&EgressConfig { extra_roots_pem })?);
+    let limits = || std::iter::once(&config.limits).chain(config.provider_limits.values());
+    let sandbox_config = SandboxConfig {
+        calls_max: config.concurrency.saturating_add(API_CALLS),
+        memory_bytes_max: limits()
+            .map(|limits| limits.memory_bytes_max)
+            .max()
+            .unwrap_or_default(),
+        table_elements_max: limits()
+            .map(|limits| limits.table_elements_max)
+            .max()
+            .unwrap_or_default(),
+    };
+    Ok(Arc::new(Sandbox::new(sandbox_config, egress)?))
+}
+
+/// A running gateway.
+pub struct Gateway {
+    /// Where the API listens.
+    pub address: SocketAddr,
+    stop: watch::Sender<bool>,
+    serving: JoinHandle<std::io::Result<()>>,
+    working: JoinHandle<()>,
+    drain: Duration,
+}
+
+impl Gateway {
+    /// Starts everything; when this returns, the API answers.
+    ///
+    /// # Errors
+    /// With what to mend.
+    pub async fn start(config: Config) -> anyhow::Result<Self> {
+        let store = open_store(&config.data_dir).await?;
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let ids = Arc::new(ids());
+        let variable = std::env::var(VARIABLE).ok();
+        let master = MasterKey::load(
+            variable.as_deref(),
+            &config.data_dir.join("vault.key"),
+            WhenMissing::Create,
+        )?;
+        let vault = Arc::new(Vault::new(&master, &[]));
+        first_key(&*store, &clock, &ids, &config.data_dir).await?;
+        operational::register(&*store, &clock).await?;
+        // This process is alone on the store: whoever held leases is gone.
+        let released = crate::store::DeliveryStore::release_all(&*store, clock.now()).await?;
+        if released > 0 {
+            tracing::info!(
+                released,
+                "deliveries that an earlier process left in flight are due again"
+            );
+        }
+
+        let registry = registry(&config, store.clone(), clock.clone()).await?;
+        registry.watch();
+        let snapshots = Arc::new(Snapshots::load(store.clone()).await?);
+        let queue = Arc::new(EmbeddedQueue::new(
+            store.clone(),
+            clock.clone(),
+            ids.next(clock.now()),
+            CALL_MAX + LEASE_MARGIN,
+        ));
+        let accepter = Arc::new(Accepter {
+            store: store.clone(),
+            queue: queue.clone(),
+            snapshots: snapshots.clone(),
+            clock: clock.clone(),
+            ids: ids.clone(),
+        });
+        tell_of_failures(&registry, accepter.clone());
+        let worker = Arc::new(Worker {
+            queue: queue.clone(),
+            providers: registry.clone(),
+            snapshots: snapshots.clone(),
+            catalog: store.clone(),
+            vault: vault.clone(),
+            accepter: accepter.clone(),
+            clock: clock.clone(),
+            jitter: rand::random,
+            config: WorkerConfig {
+                concurrency: usize::try_from(config.concurrency)?,
+                concurrency_per_subscription: usize::try_from(config.concurrency_per_subscription)?,
+            },
+            under_way: crate::dispatch::worker::Shares::default(),
+        });
+        let (stop, stopping) = watch::channel(false);
+        let working = tokio::spawn(worker.run(stopping.clone()));
+
+        let listener = tokio::net::TcpListener::bind(config.listen)
+            .await
+            .with_context(|| format!("cannot listen on {}", config.listen))?;
+        let address = listener.local_addr()?;
+        let api = Arc::new(Api {
+            store,
+            queue,
+            snapshots,
+            accepter,
+            providers: registry.clone(),
+            vault,
+            clock,
+            ids,
+            checks: checks(registry, stopping.clone()),
+            event_bytes_max: config.event_bytes_max,
+            batch_bytes_max: config.batch_bytes_max,
+        });
+        let drain = Duration::from_millis(config.shutdown_timeout_ms);
+        let mut until = stopping;
+        let stopped = async move {
+            let _ = until.wait_for(|stop| *stop).await;
+        };
+        let serving = tokio::spawn(api::serve(listener, api, stopped, drain));
+        Ok(Self {
+            address,
+            stop,
+            serving,
+            working,
+            drain,
+        })
+    }
+
+    /// Stops claiming, lets what is under way end within the configured time, then closes.
+    /// Deliveries that do not end in time stay leased; the next start releases them.
+    pub async fn stop(self) {
+        let _ = self.stop.send(true);
+        if tokio::time::timeout(self.drain, self.working)
+            .await
+            .is_err()
+        {
+            tracing::warn!(
+                "some deliveries did not end in time; they are tried again after the next start"
+            );
+        }
+        let _ = tokio::time::timeout(self.drain, self.serving).await;
+    }
+}
+
+async fn registry(
+    config: &Config,
+    store: Arc<dyn CatalogStore>,
+    clock: Arc<dyn Clock>,
+) -> anyhow::Result<Arc<Registry>> {
+    let directory: PathBuf = config.providers_dir.clone();
+    fs::create_dir_all(&directory)
+        .with_context(|| format!("providers_dir {}", directory.display()))?;
+    let cache = CodeCache::open(&config.data_dir.join("code-cache"))
+        .inspect_err(
+            |error| tracing::warn!(%error, "no code cache: every start compiles the providers"),
+        )
+        .ok();
+    let parts = RegistryParts {
+        directory,
+        sandbox: sandbox(config)?,
+        compiler: Compiler::child_of_this_binary()?,
+        cache,
+        store,
+        clock,
+        limits: config.limits.clone(),
+        limits_by_provider: config.provider_limits.clone(),
+    };
+    Ok(Registry::start(parts).await?)
+}
+
+/// On the very first start there is nobody who could make a key: one is made and left in a file
+/// that only its owner can read.
+async fn first_key(
+    store: &dyn CatalogStore,
+    clock: &Arc<dyn Clock>,
+    ids: &Ids,
+    data_dir: &Path,
+) -> anyhow::Result<()> {
+    if !store.keys().await?.is_empty() {
+        return Ok(());
+    }
+    let now = clock.now();
+    let new = new_key();
+    let path = data_dir.join(ADMIN_KEY_FILE);
+    let mut file = fs::File::options()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&path)
+        .with_context(|| path.display().to_string())?;
+    writeln!(file, "{}", *new.text)?;
+    file.sync_all()?;
+    store
+        .put_key(ApiKey {
+            id: ids.next::<KeyId>(now),
+            name: "first admin".to_owned(),
+            role: Role::Admin,
+            hash: new.hash,
+            created_at: now,
+            revoked_at: None,
+        })
+        .await?;
+    tracing::warn!(path = %path.display(), "FIRST START: an admin key was created and written to this file. Make keys of your own with it, then revoke it and delete the file");
+    Ok(())
+}
+
+fn checks(registry: Arc<Registry>, stopping: watch::Receiver<bool>) -> Vec<HealthCheck> {
+    let providers = HealthCheck {
+        name: "providers",
+        check: Arc::new(move || {
+            if !registry.directory_is_readable() {
+                return Err("the providers directory cannot be read".to_owned());
+            }
+            let reports = crate::plugin::Providers::reports(&*registry);
+            let serving = reports
+                .iter()
+                .filter(|report| report.serving.is_some())
+                .count();
+            Ok(format!("{serving} of {} serving", reports.len()))
+        }),
+    };
+    let worker = HealthCheck {
+        name: "worker",
+        check: Arc::new(move || {
+            if *stopping.borrow() {
+                Err("shutting down".to_owned())
+            } else {
+                Ok("claiming".to_owned())
+            }
+        }),
+    };
+    vec![providers, worker]
+}
+
+/// Turns failures of provider files into operational events.
+fn tell_of_failures(registry: &Arc<Registry>, accepter: Arc<Accepter>) {
+    let mut events = registry.subscribe();
+    tokio::spawn(async move {
+        while let Ok(event) = events.recv().await {
+            if let RegistryEvent::Failed {
+                file,
+                provider,
+                reason,
+            } = event
+            {
+                let payload = serde_json::json!({
+                    "file": file,
+                    "provider": provider.map(|id| id.to_string()),
+                    "reason": reason,
+                });
+                accepter
+                    .emit_operational(operational::PROVIDER_FAILED, payload)
+                    .await;
+            }
+        }
+    });
+}
