@@ -1,7 +1,6 @@
 //! Subcommands that work on a gateway's files while it is not running.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow};
 use serde_json::json;
@@ -12,8 +11,8 @@ use crate::domain::clock::{Clock as _, rfc3339};
 use crate::domain::id::KeyId;
 use crate::domain::key::{ApiKey, Role};
 use crate::domain::provider::Descriptor;
-use crate::plugin::compile::Compiler;
-use crate::plugin::component;
+use crate::plugin::compile_child::{CompileLimits, Compiler};
+use crate::plugin::registry;
 use crate::store::CatalogStore as _;
 use crate::wire::{self, SystemClock};
 
@@ -77,16 +76,16 @@ pub async fn revoke_key(data_dir: &Path, id: &str) -> anyhow::Result<()> {
 }
 
 async fn describe(file: &Path) -> anyhow::Result<Descriptor> {
-    let wasm = std::fs::read(file).with_context(|| file.display().to_string())?;
-    let artefact = Compiler::child_of_this_binary()?.compile(wasm).await?;
     let config = Config {
         concurrency: 1,
         ..Config::default()
     };
     let sandbox = wire::sandbox(&config)?;
-    let code = sandbox.load(&artefact)?;
-    let sandbox = Arc::clone(&sandbox);
-    Ok(component::describe(&sandbox, &code).await?)
+    let compiler = Compiler::new(CompileLimits::default())?;
+    let (_, descriptor) = registry::inspect(file, &compiler, &sandbox)
+        .await
+        .map_err(|reason| anyhow!(reason))?;
+    Ok(descriptor)
 }
 
 /// Prints a line a component.

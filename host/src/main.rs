@@ -42,10 +42,10 @@ enum Command {
     /// Print the OpenAPI document
     Openapi,
     /// Measure throughput and latency on this machine
-    Bench(bench::BenchArguments),
+    Bench(bench::Arguments),
     /// Run a first delivery to see
     #[command(hide = true)]
-    Demo(demo::DemoArguments),
+    Demo(demo::Arguments),
     /// Compile a component from stdin to stdout, within limits
     #[command(hide = true)]
     CompileComponent,
@@ -125,7 +125,7 @@ fn parse_role(text: &str) -> Result<Role, String> {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     if matches!(arguments.command, Command::CompileComponent) {
-        return hookport::plugin::compile::child_main();
+        return hookport::plugin::compile_child::run_child();
     }
     match run(arguments.command) {
         Ok(code) => code,
@@ -163,8 +163,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             },
             Command::Doctor(config) => return doctor::run(config.load()?).await,
             Command::Openapi => print!("{}", hookport::api::openapi()),
-            Command::Bench(arguments) => bench::run(arguments).await?,
-            Command::Demo(arguments) => return demo::run(arguments).await,
+            Command::Bench(arguments) => bench::run(&arguments).await?,
+            Command::Demo(arguments) => demo::run(&arguments).await?,
             Command::CompileComponent => {}
         }
         Ok(ExitCode::SUCCESS)

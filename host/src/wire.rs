@@ -18,11 +18,11 @@ use crate::dispatch::{Accepter, Ids, Snapshots, Worker, WorkerConfig, operationa
 use crate::domain::clock::{Clock, Timestamp};
 use crate::domain::id::KeyId;
 use crate::domain::key::{ApiKey, Role};
+use crate::domain::provider::{ComponentState, ProviderId};
 use crate::egress::{Egress, EgressConfig};
-use crate::plugin::code_cache::CodeCache;
-use crate::plugin::compile::Compiler;
+use crate::plugin::compile_child::{CompileLimits, Compiler};
 use crate::plugin::engine::{Sandbox, SandboxConfig};
-use crate::plugin::registry::{Registry, RegistryEvent, RegistryParts};
+use crate::plugin::registry::{Registry, RegistryConfig, RegistryEvent};
 use crate::queue::embedded::EmbeddedQueue;
 use crate::store::CatalogStore;
 use crate::store::sqlite::SqliteStore;
@@ -141,7 +141,6 @@ impl Gateway {
         }
 
         let registry = registry(&config, store.clone(), clock.clone()).await?;
-        registry.watch();
         let snapshots = Arc::new(Snapshots::load(store.clone()).await?);
         let queue = Arc::new(EmbeddedQueue::new(
             store.clone(),
@@ -188,7 +187,7 @@ impl Gateway {
             vault,
             clock,
             ids,
-            checks: checks(registry, stopping.clone()),
+            checks: checks(registry, config.providers_dir.clone(), stopping.clone()),
             event_bytes_max: config.event_bytes_max,
             batch_bytes_max: config.batch_bytes_max,
         });
@@ -228,25 +227,26 @@ async fn registry(
     store: Arc<dyn CatalogStore>,
     clock: Arc<dyn Clock>,
 ) -> anyhow::Result<Arc<Registry>> {
-    let directory: PathBuf = config.providers_dir.clone();
+    let directory = config.providers_dir.clone();
     fs::create_dir_all(&directory)
         .with_context(|| format!("providers_dir {}", directory.display()))?;
-    let cache = CodeCache::open(&config.data_dir.join("code-cache"))
-        .inspect_err(
-            |error| tracing::warn!(%error, "no code cache: every start compiles the providers"),
-        )
-        .ok();
-    let parts = RegistryParts {
-        directory,
-        sandbox: sandbox(config)?,
-        compiler: Compiler::child_of_this_binary()?,
-        cache,
-        store,
-        clock,
+    let compiler = Compiler::new(CompileLimits::default())?;
+    let provider_limits = config
+        .provider_limits
+        .iter()
+        .map(|(id, limits)| {
+            let id = ProviderId::parse(id).with_context(|| format!("provider_limits.{id}"))?;
+            Ok((id, limits.clone()))
+        })
+        .collect::<anyhow::Result<_>>()?;
+    let registry_config = RegistryConfig {
+        cache_directory: Some(config.data_dir.join("code-cache")),
         limits: config.limits.clone(),
-        limits_by_provider: config.provider_limits.clone(),
+        provider_limits,
+        ..RegistryConfig::new(directory, compiler)
     };
-    Ok(Registry::start(parts).await?)
+    let registry = Registry::start(registry_config, sandbox(config)?, store, clock).await?;
+    Ok(Arc::new(registry))
 }
 
 /// On the very first start there is nobody who could make a key: one is made and left in a file
@@ -286,11 +286,15 @@ async fn first_key(
     Ok(())
 }
 
-fn checks(registry: Arc<Registry>, stopping: watch::Receiver<bool>) -> Vec<HealthCheck> {
+fn checks(
+    registry: Arc<Registry>,
+    directory: PathBuf,
+    stopping: watch::Receiver<bool>,
+) -> Vec<HealthCheck> {
     let providers = HealthCheck {
         name: "providers",
         check: Arc::new(move || {
-            if !registry.directory_is_readable() {
+            if fs::read_dir(&directory).is_err() {
                 return Err("the providers directory cannot be read".to_owned());
             }
             let reports = crate::plugin::Providers::reports(&*registry);
@@ -319,14 +323,13 @@ fn tell_of_failures(registry: &Arc<Registry>, accepter: Arc<Accepter>) {
     let mut events = registry.subscribe();
     tokio::spawn(async move {
         while let Ok(event) = events.recv().await {
-            if let RegistryEvent::Failed {
-                file,
-                provider,
-                reason,
-            } = event
-            {
+            if let RegistryEvent::Failed { provider, report } = event {
+                let reason = match &report.state {
+                    ComponentState::Rejected(reason) => reason.as_str(),
+                    _ => "",
+                };
                 let payload = serde_json::json!({
-                    "file": file,
+                    "file": report.file,
                     "provider": provider.map(|id| id.to_string()),
                     "reason": reason,
                 });

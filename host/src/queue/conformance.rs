@@ -1,1 +1,1 @@
-
+//! What every queue must do.

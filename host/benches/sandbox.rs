@@ -1,0 +1,103 @@
+//! One call into the sandbox: fresh instance, JSON in and out, no network; beside it the same
+//! provider run natively.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use hookport::domain::clock::Timestamp;
+use hookport::domain::event::{Event, EventTypeName};
+use hookport::domain::id::IdGenerator;
+use hookport::egress::{Egress, EgressConfig};
+use hookport::plugin::compile_child::{CompileLimits, Compiler};
+use hookport::plugin::component::{self, LoadedComponent};
+use hookport::plugin::engine::{Sandbox, SandboxConfig};
+use hookport::plugin::limits::Limits;
+use hookport::plugin::{DeliverCall, EffectivePermissions, GuestDocument};
+use hookport_guest_echo::Echo;
+use hookport_sdk::testing::{TestEvent, TestHost};
+use serde_json::json;
+
+async fn load() -> LoadedComponent {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/test-components/echo.wasm");
+    let wasm = std::fs::read(&path).expect("run cargo xtask providers --tests");
+    let egress = Arc::new(Egress::new(&EgressConfig::default()).expect("egress"));
+    let sandbox = Arc::new(Sandbox::new(SandboxConfig::default(), egress).expect("engine"));
+    let artefact = Compiler::in_process(CompileLimits::default())
+        .compile(wasm.into())
+        .await
+        .expect("compiles");
+    let code = sandbox.load(&artefact).expect("loads");
+    let descriptor = component::describe(&sandbox, &code)
+        .await
+        .expect("describes itself");
+    LoadedComponent::new(
+        sandbox,
+        code,
+        &descriptor,
+        EffectivePermissions::none(),
+        Limits::default(),
+    )
+}
+
+fn call() -> DeliverCall {
+    let ids = IdGenerator::default();
+    let now = Timestamp(1_700_000_000_000);
+    DeliverCall {
+        event: Arc::new(Event {
+            id: ids.next(now, || 1),
+            event_type: EventTypeName::parse("incident.created").expect("name"),
+            payload: json!({"incident": {"id": 7, "title": "Disk full"}})
+                .to_string()
+                .into(),
+            occurred_at: now,
+            received_at: now,
+            correlation_key: None,
+            system_ids: Vec::new(),
+        }),
+        delivery_id: ids.next(now, || 1),
+        attempt: 1,
+        external_id: None,
+        subscription_id: ids.next(now, || 1),
+        subscription_name: "Bench".into(),
+        config: GuestDocument {
+            json: json!({"prefix": "> "}).to_string().into(),
+            version: 1,
+            ..GuestDocument::default()
+        },
+        connection: None,
+        cache_scope: "bench".into(),
+        timeout: Some(Duration::from_secs(5)),
+    }
+}
+
+fn sandbox(criterion: &mut Criterion) {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .expect("runtime");
+    let component = runtime.block_on(load());
+    let call = call();
+    let mut group = criterion.benchmark_group("one call");
+    group.bench_function("sandboxed", |bencher| {
+        bencher.to_async(&runtime).iter(|| async {
+            let report = component.deliver(call.clone()).await;
+            assert!(report.result.is_ok(), "{:?}", report.result);
+        });
+    });
+    let host = TestHost::new();
+    let config = json!({"prefix": "> "});
+    let event = TestEvent::new("incident.created");
+    group.bench_function("native", |bencher| {
+        bencher.iter(|| {
+            host.deliver::<Echo>(&config, None, &event)
+                .expect("delivered")
+        });
+    });
+    group.finish();
+}
+
+criterion_group!(benches, sandbox);
+criterion_main!(benches);
