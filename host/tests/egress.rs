@@ -665,3 +665,104 @@ async fn a_refused_connection_names_the_authority() {
         "{text}"
     );
 }
+
+/// A TLS server on loopback that speaks HTTP/2 and HTTP/1.1, and the PEM of its authority.
+async fn tls_server(protocols: &[&[u8]]) -> (u16, Vec<u8>) {
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+    let authority_key = KeyPair::generate().expect("a key");
+    let mut authority = CertificateParams::new(Vec::new()).expect("parameters");
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let root = authority.self_signed(&authority_key).expect("signed");
+    let issuer = Issuer::new(authority, authority_key);
+    let key = KeyPair::generate().expect("a key");
+    let leaf = CertificateParams::new(vec!["localhost".to_owned()])
+        .expect("parameters")
+        .signed_by(&key, &issuer)
+        .expect("signed");
+    let private = rustls::pki_types::PrivatePkcs8KeyDer::from(key.serialize_der());
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(vec![leaf.der().clone()], private.into())
+        .expect("a certificate");
+    config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+    let port = listener.local_addr().expect("an address").port();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                let Ok(stream) = acceptor.accept(stream).await else {
+                    return;
+                };
+                let app = axum::Router::new()
+                    .route(
+                        "/downgrade",
+                        axum::routing::get(|| async {
+                            axum::response::Redirect::temporary("http://127.0.0.1/plain")
+                        }),
+                    )
+                    .fallback(|request: axum::extract::Request| async move {
+                        format!("{:?}", request.version())
+                    });
+                let service = hyper_util::service::TowerToHyperService::new(app);
+                let io = hyper_util::rt::TokioIo::new(stream);
+                let executor = hyper_util::rt::TokioExecutor::new();
+                let server = hyper_util::server::conn::auto::Builder::new(executor);
+                let _ = server.serve_connection(io, service).await;
+            });
+        }
+    });
+    (port, root.pem().into_bytes())
+}
+
+fn egress_trusting(root: Vec<u8>) -> Egress {
+    Egress::new(&EgressConfig {
+        extra_roots_pem: vec![root],
+    })
+    .expect("egress")
+}
+
+#[tokio::test]
+async fn tls_offers_http2_and_falls_back_to_http1() {
+    for (protocols, expected) in [
+        (vec![&b"h2"[..], b"http/1.1"], "HTTP/2.0"),
+        (vec![&b"http/1.1"[..]], "HTTP/1.1"),
+    ] {
+        let (port, root) = tls_server(&protocols).await;
+        let url = format!("https://localhost:{port}/");
+        let granted = policy(&[&format!("localhost:{port}")], &["127.0.0.0/8", "::1/128"]);
+        let egress = egress_trusting(root);
+        let response = egress
+            .send(&granted, limits(), get(url))
+            .await
+            .expect("sent");
+        assert_eq!(body(response).await.expect("a body"), expected.as_bytes());
+    }
+}
+
+#[tokio::test]
+async fn a_certificate_must_be_of_a_trusted_authority_and_for_the_name() {
+    let (port, root) = tls_server(&[b"http/1.1"]).await;
+    let url = format!("https://localhost:{port}/");
+    let untrusted = egress().send(&open(), limits(), get(url)).await;
+    assert!(matches!(error(untrusted), EgressError::Network(_)));
+    let by_address = format!("https://127.0.0.1:{port}/");
+    let misnamed = egress_trusting(root)
+        .send(&open(), limits(), get(by_address))
+        .await;
+    assert!(matches!(error(misnamed), EgressError::Network(_)));
+}
+
+#[tokio::test]
+async fn a_redirect_from_https_to_http_is_not_followed() {
+    let (port, root) = tls_server(&[b"http/1.1"]).await;
+    let url = format!("https://localhost:{port}/downgrade");
+    let result = egress_trusting(root)
+        .send(&open(), limits(), following(url))
+        .await;
+    denied(result, "from https to http");
+}
