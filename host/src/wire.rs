@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
+use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -322,7 +323,12 @@ fn checks(
 fn tell_of_failures(registry: &Arc<Registry>, accepter: Arc<Accepter>) {
     let mut events = registry.subscribe();
     tokio::spawn(async move {
-        while let Ok(event) = events.recv().await {
+        loop {
+            let event = match events.recv().await {
+                Ok(event) => event,
+                Err(RecvError::Lagged(_)) => continue,
+                Err(RecvError::Closed) => break,
+            };
             if let RegistryEvent::Failed { provider, report } = event {
                 let reason = match &report.state {
                     ComponentState::Rejected(reason) => reason.as_str(),

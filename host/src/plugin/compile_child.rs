@@ -373,3 +373,105 @@ fn limit_this_process(limits: &CompileLimits) -> rustix::io::Result<()> {
     rustix::process::nice(NICENESS)?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Enough of a component to be handed to a child.
+    const HEADER: [u8; 8] = [0, b'a', b's', b'm', 0x0d, 0, 1, 0];
+
+    async fn with(
+        program: &str,
+        arguments: &[&str],
+        limits: CompileLimits,
+    ) -> Result<String, CompileError> {
+        let arguments = arguments.iter().map(OsString::from).collect();
+        let compiler = Compiler::with_program(program.into(), arguments, limits);
+        let artefact = compiler.compile(Arc::from(HEADER)).await?;
+        Ok(String::from_utf8_lossy(artefact.bytes()).into_owned())
+    }
+
+    #[tokio::test]
+    async fn a_child_sees_its_limits_and_nothing_else_of_the_environment() {
+        let text = with("/usr/bin/env", &[], CompileLimits::default()).await;
+        let text = text.expect("runs");
+        assert_eq!(text.lines().count(), 4, "{text}");
+        assert!(
+            text.lines()
+                .all(|line| line.starts_with("HOOKPORT_COMPILE_")),
+            "{text}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_child_that_does_not_end_is_killed() {
+        let limits = CompileLimits {
+            deadline: Duration::from_millis(50),
+            ..CompileLimits::default()
+        };
+        let ended = with("/bin/sleep", &["1000"], limits).await;
+        assert_eq!(
+            ended,
+            Err(CompileError::Limit("took longer than 50 ms".to_owned()))
+        );
+    }
+
+    #[tokio::test]
+    async fn an_endless_answer_is_cut_off() {
+        let limits = CompileLimits {
+            artefact_bytes_max: 1_000,
+            ..CompileLimits::default()
+        };
+        let ended = with("/usr/bin/yes", &[], limits).await;
+        let expected = "gives more than 1000 bytes of code".to_owned();
+        assert_eq!(ended, Err(CompileError::Limit(expected)));
+    }
+
+    #[tokio::test]
+    async fn what_a_failing_child_says_is_kept_within_a_cap() {
+        let script = "yes complaint | head -c 100000 >&2; exit 7";
+        let ended = with("/bin/sh", &["-c", script], CompileLimits::default()).await;
+        match ended {
+            Err(CompileError::Failed(text)) => {
+                assert!(
+                    text.contains("exit status: 7") && text.contains("complaint"),
+                    "{text}"
+                );
+                assert!(text.len() < 2 * STDERR_BYTES_MAX, "{} bytes", text.len());
+            }
+            other => panic!("{other:?}"),
+        }
+        let ended = with(
+            "/bin/sh",
+            &["-c", "kill -XCPU $$"],
+            CompileLimits::default(),
+        )
+        .await;
+        assert!(matches!(ended, Err(CompileError::Limit(_))), "{ended:?}");
+        let ended = with("/no/such/program", &[], CompileLimits::default()).await;
+        assert!(matches!(ended, Err(CompileError::Failed(_))), "{ended:?}");
+    }
+
+    #[tokio::test]
+    async fn what_is_no_component_starts_no_child() {
+        let limits = CompileLimits {
+            wasm_bytes_max: 4,
+            ..CompileLimits::default()
+        };
+        let ended = with("/no/such/program", &[], limits).await;
+        assert!(matches!(ended, Err(CompileError::Foreign(_))), "{ended:?}");
+        let compiler = Compiler::with_program(
+            "/no/such/program".into(),
+            Vec::new(),
+            CompileLimits::default(),
+        );
+        let Err(error) = compiler.compile(Arc::from(*b"plain text")).await else {
+            panic!("it is no component");
+        };
+        assert_eq!(
+            error,
+            CompileError::Foreign("not a WebAssembly component".to_owned())
+        );
+    }
+}

@@ -244,19 +244,6 @@ impl Bench {
         )
         .await;
         self.registry = registry;
-        // Files written just before a start are taken at their second look.
-        self.until("all is loaded", |registry| {
-            let reports = registry
-                .reports()
-                .into_iter()
-                .flat_map(|report| report.candidate);
-            !registry
-                .rejected_files()
-                .into_iter()
-                .chain(reports)
-                .any(|report| report.state == ComponentState::Loading)
-        })
-        .await;
     }
 
     pub fn providers(&self) -> PathBuf {

@@ -433,6 +433,26 @@ async fn when_two_files_claim_an_id_at_the_start_the_granted_one_has_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_start_knows_all_that_was_put_there_just_before_and_what_failed() {
+    let mut bench = Bench::start().await;
+    bench
+        .write_while_stopped(|bench| {
+            bench.write("shape.wasm", &Shape::new("shape", "1.0.0").wasm());
+            bench.write("broken.wasm", b"junk");
+        })
+        .await;
+    // No waiting: whoever is told that the gateway is ready may call.
+    assert_eq!(bench.deliver("shape", None).await, Ok("1.0.0".to_owned()));
+    let mut events = bench.registry.subscribe();
+    let failed = loop {
+        if let RegistryEvent::Failed { report, .. } = events.recv().await.expect("event") {
+            break report.file;
+        }
+    };
+    assert_eq!(failed, "broken.wasm");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn allowed_addresses_apply_at_once() {
     let server = GatedServer::start().await;
     server.open();

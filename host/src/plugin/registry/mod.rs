@@ -49,6 +49,8 @@ use crate::store::{CatalogStore, GrantRecord};
 const EVENTS_KEPT: usize = 64;
 /// Gathers the bursts of events that one copy makes.
 const GATHER: Duration = Duration::from_millis(20);
+/// A start does not wait longer than so many intervals for a file that goes on changing.
+const SETTLING_LOOKS_MAX: u32 = 5;
 
 /// Settings of the registry.
 #[derive(Clone, Debug)]
@@ -144,6 +146,8 @@ type ServingMap = HashMap<ProviderId, Arc<Serving>>;
 pub struct Registry {
     inner: Arc<Inner>,
     watch: JoinHandle<()>,
+    /// Has heard everything since before the first look.
+    first_subscriber: Mutex<Option<broadcast::Receiver<RegistryEvent>>>,
     /// Held for its callback.
     _watcher: Option<notify::RecommendedWatcher>,
 }
@@ -210,13 +214,12 @@ impl Registry {
             wake,
             grant_writes: tokio::sync::Mutex::default(),
         });
-        let loads = inner.look().await.map_err(unreadable_of(&inner))?;
-        let all = futures_util::future::join_all(loads);
-        if tokio::time::timeout(inner.config.startup_wait, all)
-            .await
-            .is_err()
-        {
-            tracing::warn!("some components are still being compiled; starting without them");
+        let first_subscriber = inner.events.subscribe();
+        match tokio::time::timeout(inner.config.startup_wait, inner.load_all()).await {
+            Ok(loaded) => loaded.map_err(unreadable_of(&inner))?,
+            Err(_) => {
+                tracing::warn!("some components are still being compiled; starting without them");
+            }
         }
         inner.lock().release();
         inner.settle();
@@ -230,14 +233,20 @@ impl Registry {
         Ok(Self {
             inner,
             watch,
+            first_subscriber: Mutex::new(Some(first_subscriber)),
             _watcher: watcher,
         })
     }
 
-    /// Events from now on.
+    /// Events from now on; for the first subscriber also those of the start.
     #[must_use]
     pub fn subscribe(&self) -> broadcast::Receiver<RegistryEvent> {
-        self.inner.events.subscribe()
+        let first = self
+            .first_subscriber
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        first.unwrap_or_else(|| self.inner.events.subscribe())
     }
 
     /// Looks at the directory now instead of at the next change or interval.
@@ -356,6 +365,20 @@ impl Inner {
             .collect();
         self.settle();
         Ok(loads)
+    }
+
+    /// Loads what is there, waiting for files that were put there just now to be complete.
+    async fn load_all(self: &Arc<Self>) -> std::io::Result<()> {
+        let mut loads = self.look().await?;
+        for _ in 0..SETTLING_LOOKS_MAX {
+            if !self.lock().unsettled() {
+                break;
+            }
+            tokio::time::sleep(self.config.settle_interval).await;
+            loads.extend(self.look().await?);
+        }
+        futures_util::future::join_all(loads).await;
+        Ok(())
     }
 
     async fn load(self: Arc<Self>, look: Look) {
