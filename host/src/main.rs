@@ -54,16 +54,16 @@ enum Command {
 #[derive(clap::Args)]
 struct ConfigArguments {
     /// Configuration file (TOML)
-    #[arg(long, env = "HOOKPORT_CONFIG")]
+    #[arg(long, global = true, env = "HOOKPORT_CONFIG")]
     config: Option<PathBuf>,
     /// Database, keys and code cache
-    #[arg(long, env = "HOOKPORT_DATA_DIR")]
+    #[arg(long, global = true, env = "HOOKPORT_DATA_DIR")]
     data_dir: Option<PathBuf>,
     /// Directory of provider components
-    #[arg(long, env = "HOOKPORT_PROVIDERS")]
+    #[arg(long, global = true, env = "HOOKPORT_PROVIDERS")]
     providers: Option<PathBuf>,
     /// Address of the API; port 0 takes a free one
-    #[arg(long, env = "HOOKPORT_LISTEN")]
+    #[arg(long, global = true, env = "HOOKPORT_LISTEN")]
     listen: Option<SocketAddr>,
 }
 

@@ -79,7 +79,7 @@ async fn a_deleted_component_stops_serving_and_its_deliveries_wait_for_its_retur
     api.register("incident.created").await;
     api.subscribe(&with(
         webhook("incident.created", &receiver.url()),
-        json!({"retry": {"delaysMs": vec![500; 60]}}),
+        json!({"retry": {"delaysMs": vec![1_000; 20]}}),
     ))
     .await;
     let file = gateway.providers_dir().join("webhook.wasm");
