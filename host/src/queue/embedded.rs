@@ -123,3 +123,57 @@ impl<S: DeliveryStore + ?Sized> Queue for EmbeddedQueue<S> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::conformance::{self, ManualClock, Parts};
+    use super::*;
+    use crate::domain::id::IdGenerator;
+    use crate::store::sqlite::SqliteStore;
+
+    async fn parts() -> (tempfile::TempDir, Parts) {
+        let dir = tempfile::tempdir().expect("dir");
+        let store = SqliteStore::open(&dir.path().join("queue.db"))
+            .await
+            .expect("opens");
+        let store = Arc::new(store);
+        let clock = Arc::new(ManualClock::new());
+        let worker = IdGenerator::default().next(clock.now(), || 1);
+        let lease = Duration::from_secs(600);
+        let queue = EmbeddedQueue::new(
+            store.clone(),
+            clock.clone() as Arc<dyn Clock>,
+            worker,
+            lease,
+        );
+        let queue = Arc::new(queue);
+        (
+            dir,
+            Parts {
+                queue,
+                store,
+                clock,
+            },
+        )
+    }
+
+    macro_rules! cases {
+        ($($case:ident),+ $(,)?) => {
+            $(
+                #[tokio::test]
+                async fn $case() {
+                    let (_dir, parts) = parts().await;
+                    conformance::$case(&parts).await;
+                }
+            )+
+        };
+    }
+
+    cases!(
+        work_comes_once_and_wakes_a_waiter,
+        what_was_there_before_the_queue_is_found,
+        a_settled_retry_comes_when_it_is_due,
+        a_lapsed_lease_comes_back,
+        an_excluded_subscription_does_not_hold_up_others,
+    );
+}
