@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// More than this wants to be two modules.
+/// More than this wants to be two modules. Suites of cases may be longer: a case more is not
+/// a thought more.
 const FILE_LINES_MAX: usize = 700;
 const BANNED_NAMES: [&str; 4] = ["utils", "helper", "manager", "common"];
 
@@ -55,9 +56,10 @@ fn modules_say_what_they_are_for() {
 
 #[test]
 fn files_stay_readable_in_one_sitting() {
+    let is_suite = |name: &str| name.contains("tests/") || name.ends_with("conformance.rs");
     let long = files(".rs")
         .into_iter()
-        .filter(|(_, text)| text.lines().count() > FILE_LINES_MAX)
+        .filter(|(name, text)| !is_suite(name) && text.lines().count() > FILE_LINES_MAX)
         .map(|(name, text)| format!("{name}: {} lines", text.lines().count()))
         .collect();
     none("these files are too long", long);
