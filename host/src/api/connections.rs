@@ -3,6 +3,7 @@
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -12,9 +13,10 @@ use super::auth::{Administer, Operate, Read};
 use super::deliveries::LogLineView;
 use super::error::{ApiError, Problem};
 use super::extract::{Body, Id};
-use super::page::{Items, whole};
+use super::page::{Items, PageParams, Query};
 use super::subscriptions::{check_name, seal, serving};
 use crate::dispatch::snapshot::connection_row;
+use crate::dispatch::{Edit, Snapshot};
 use crate::domain::clock::rfc3339;
 use crate::domain::id::ConnectionId;
 use crate::domain::subscription::Connection;
@@ -104,44 +106,55 @@ fn connection(
     })
 }
 
-fn find(api: &Shared, id: ConnectionId) -> Result<Connection, ApiError> {
-    let snapshot = api.snapshots.current();
+fn find(snapshot: &Snapshot, id: ConnectionId) -> Result<Connection, ApiError> {
     let shared = snapshot.connections.get(&id);
     let shared = shared.ok_or_else(|| ApiError::not_found(format!("connection {id}")))?;
     Ok((*shared.connection).clone())
 }
 
-async fn store(api: &Shared, connection: Connection) -> Result<Json<ConnectionView>, ApiError> {
+async fn store(
+    api: &Shared,
+    edit: Edit<'_>,
+    connection: Connection,
+) -> Result<Json<ConnectionView>, ApiError> {
     let view = ConnectionView::from(&connection);
     api.store.put_connection(connection).await?;
-    api.snapshots.renew().await?;
+    edit.done().await?;
     Ok(Json(view))
 }
 
 /// Create a connection
 #[utoipa::path(post, path = "/connections", tag = "connections",
-    responses((status = 201, body = ConnectionView), (status = 400, body = Problem)))]
+    request_body = ConnectionInput, responses((status = 201, body = ConnectionView), (status = 400, body = Problem)))]
 pub(super) async fn create(
     State(api): State<Shared>,
     _: Administer,
     Body(input): Body<ConnectionInput>,
 ) -> Result<(StatusCode, Json<ConnectionView>), ApiError> {
+    let edit = api.snapshots.edit().await?;
     let id = api.ids.next(api.clock.now());
     let connection = connection(&api, id, input, None)?;
-    Ok((StatusCode::CREATED, store(&api, connection).await?))
+    Ok((StatusCode::CREATED, store(&api, edit, connection).await?))
 }
 
 /// List the connections
-#[utoipa::path(get, path = "/connections", tag = "connections", responses((status = 200, body = Items<ConnectionView>)))]
-pub(super) async fn list(State(api): State<Shared>, _: Read) -> Json<Items<ConnectionView>> {
+#[utoipa::path(get, path = "/connections", tag = "connections", params(PageParams),
+    responses((status = 200, body = Items<ConnectionView>), (status = 400, body = Problem)))]
+pub(super) async fn list(
+    State(api): State<Shared>,
+    _: Read,
+    query: Query,
+) -> Result<Response, ApiError> {
+    query.only(&[])?;
     let snapshot = api.snapshots.current();
-    let mut found: Vec<&Connection> = snapshot
+    let all = snapshot
         .connections
         .values()
         .map(|shared| &*shared.connection)
         .collect();
-    found.sort_by_key(|connection| std::cmp::Reverse(connection.id));
-    whole(found.into_iter().map(ConnectionView::from).collect())
+    let key = |connection: &&Connection| connection.id.to_string();
+    let page = query.cut(ConnectionId::PREFIX, all, key)?;
+    Ok(query.answer(ConnectionId::PREFIX, page, key, ConnectionView::from))
 }
 
 /// Show a connection
@@ -152,23 +165,27 @@ pub(super) async fn get(
     _: Read,
     Id(id): Id<ConnectionId>,
 ) -> Result<Json<ConnectionView>, ApiError> {
-    Ok(Json(ConnectionView::from(&find(&api, id)?)))
+    Ok(Json(ConnectionView::from(&find(
+        &api.snapshots.current(),
+        id,
+    )?)))
 }
 
 /// Replace a connection
 ///
 /// A secret left as an empty string keeps the one on record.
 #[utoipa::path(put, path = "/connections/{id}", tag = "connections", params(("id" = String, Path)),
-    responses((status = 200, body = ConnectionView), (status = 400, body = Problem), (status = 404, body = Problem)))]
+    request_body = ConnectionInput, responses((status = 200, body = ConnectionView), (status = 400, body = Problem), (status = 404, body = Problem)))]
 pub(super) async fn replace(
     State(api): State<Shared>,
     _: Administer,
     Id(id): Id<ConnectionId>,
     Body(input): Body<ConnectionInput>,
 ) -> Result<Json<ConnectionView>, ApiError> {
-    let previous = find(&api, id)?;
+    let edit = api.snapshots.edit().await?;
+    let previous = find(&edit.snapshot, id)?;
     let connection = connection(&api, id, input, Some(&previous))?;
-    store(&api, connection).await
+    store(&api, edit, connection).await
 }
 
 /// Delete a connection
@@ -179,10 +196,11 @@ pub(super) async fn delete(
     _: Administer,
     Id(id): Id<ConnectionId>,
 ) -> Result<StatusCode, ApiError> {
+    let edit = api.snapshots.edit().await?;
     if !api.store.delete_connection(id).await? {
         return Err(ApiError::not_found(format!("connection {id}")));
     }
-    api.snapshots.renew().await?;
+    edit.done().await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

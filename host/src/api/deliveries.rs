@@ -2,93 +2,51 @@
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::{StatusCode, Uri};
+use axum::http::StatusCode;
 use axum::response::Response;
-use serde::{Deserialize, Serialize};
-use utoipa::{IntoParams, ToSchema};
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::Shared;
 use super::auth::{Operate, Read};
 use super::error::{ApiError, Problem};
-use super::events::time;
-use super::extract::{Id, Params};
-use super::page::{self, Items, PageParams};
+use super::extract::Id;
+use super::page::{Items, PageParams, Query};
 use crate::domain::clock::rfc3339;
 use crate::domain::delivery::{Attempt, Delivery, DeliveryState, LogLine};
 use crate::domain::id::DeliveryId;
 use crate::domain::provider::ProviderId;
 use crate::store::DeliveryFilter;
 
-/// Which deliveries to list.
-#[derive(Debug, Deserialize, IntoParams)]
-#[serde(rename_all = "camelCase")]
-#[into_params(parameter_in = Query)]
-pub(super) struct DeliveryParams {
-    /// `pending`, `in_flight`, `retrying`, `success`, `failed`, `cancelled`; several with commas.
-    state: Option<String>,
-    event_id: Option<String>,
-    subscription_id: Option<String>,
-    provider: Option<String>,
-    event_type: Option<String>,
-    /// Created at or after, RFC 3339.
-    from: Option<String>,
-    /// Created before, RFC 3339.
-    until: Option<String>,
-}
-
-impl DeliveryParams {
-    fn filter(self) -> Result<DeliveryFilter, ApiError> {
-        let states = self
-            .state
-            .as_deref()
-            .unwrap_or("")
-            .split(',')
-            .filter(|name| !name.is_empty());
-        let states = states
-            .map(|name| {
-                DeliveryState::from_name(name).ok_or_else(|| {
-                    let known: Vec<&str> = DeliveryState::ALL
-                        .into_iter()
-                        .map(DeliveryState::as_str)
-                        .collect();
-                    ApiError::field("state", format!("{name:?} is none of {}", known.join(", ")))
-                })
-            })
-            .collect::<Result<_, _>>()?;
-        Ok(DeliveryFilter {
-            states,
-            event: parsed(self.event_id.as_deref(), "eventId")?,
-            subscription: parsed(self.subscription_id.as_deref(), "subscriptionId")?,
-            provider: self
-                .provider
-                .map(|id| {
-                    ProviderId::parse(&id)
-                        .map_err(|error| ApiError::field("provider", error.to_string()))
-                })
-                .transpose()?,
-            event_type: self.event_type,
-            from: self
-                .from
-                .as_deref()
-                .map(|text| time(text, "from"))
-                .transpose()?,
-            until: self
-                .until
-                .as_deref()
-                .map(|text| time(text, "until"))
-                .transpose()?,
+fn filter(query: &Query) -> Result<DeliveryFilter, ApiError> {
+    query.only(&[
+        "state",
+        "eventId",
+        "subscriptionId",
+        "provider",
+        "eventType",
+        "from",
+        "until",
+    ])?;
+    let state = |name: &str| {
+        DeliveryState::from_name(name).ok_or_else(|| {
+            let known = DeliveryState::ALL.map(DeliveryState::as_str).join(", ");
+            ApiError::field("state", format!("{name:?} is none of {known}"))
         })
-    }
-}
-
-fn parsed<T>(text: Option<&str>, field: &str) -> Result<Option<T>, ApiError>
-where
-    T: std::str::FromStr,
-    T::Err: std::fmt::Display,
-{
-    text.map(str::parse)
-        .transpose()
-        .map_err(|error: T::Err| ApiError::field(field, error.to_string()))
+    };
+    Ok(DeliveryFilter {
+        states: query.all("state").map(state).collect::<Result<_, _>>()?,
+        event: query.parsed("eventId")?,
+        subscription: query.parsed("subscriptionId")?,
+        provider: query
+            .one("provider")?
+            .map(ProviderId::parse)
+            .transpose()
+            .map_err(|error| ApiError::field("provider", error.to_string()))?,
+        event_type: query.one("eventType")?.map(str::to_owned),
+        from: query.instant("from")?,
+        until: query.instant("until")?,
+    })
 }
 
 /// A delivery.
@@ -197,30 +155,27 @@ pub(super) struct DeliveryDetail {
 }
 
 /// List deliveries
-#[utoipa::path(get, path = "/deliveries", tag = "deliveries", params(DeliveryParams, PageParams),
+#[utoipa::path(get, path = "/deliveries", tag = "deliveries",
+    params(
+        ("state" = Option<Vec<String>>, Query, description = "`pending`, `in_flight`, `retrying`, `success`, `failed` or `cancelled`; repeated: any of them"),
+        ("eventId" = Option<String>, Query),
+        ("subscriptionId" = Option<String>, Query),
+        ("provider" = Option<String>, Query),
+        ("eventType" = Option<String>, Query, description = "Of this type exactly"),
+        ("from" = Option<String>, Query, description = "Created at or after, RFC 3339"),
+        ("until" = Option<String>, Query, description = "Created before, RFC 3339"),
+        PageParams,
+    ),
     responses((status = 200, body = Items<DeliveryView>), (status = 400, body = Problem)))]
 pub(super) async fn list(
     State(api): State<Shared>,
     _: Read,
-    uri: Uri,
-    Params(params): Params<DeliveryParams>,
-    Params(at): Params<PageParams>,
+    query: Query,
 ) -> Result<Response, ApiError> {
-    let filter = params.filter()?;
-    let found = api
-        .store
-        .deliveries(&filter, at.after()?, at.limit()?)
-        .await?;
-    let last = found
-        .items
-        .last()
-        .map(|delivery| delivery.id)
-        .filter(|_| found.more);
-    Ok(page::answer(
-        &uri,
-        found.items.into_iter().map(DeliveryView::from).collect(),
-        last,
-    ))
+    let (filter, after) = (filter(&query)?, query.cursor_id(DeliveryId::PREFIX)?);
+    let page = api.store.deliveries(&filter, after, query.limit()?).await?;
+    let key = |delivery: &Delivery| delivery.id.to_string();
+    Ok(query.answer(DeliveryId::PREFIX, page, key, DeliveryView::from))
 }
 
 /// Show a delivery
@@ -253,12 +208,17 @@ pub(super) async fn retry(
     _: Operate,
     Id(id): Id<DeliveryId>,
 ) -> Result<(StatusCode, Json<DeliveryView>), ApiError> {
+    let missing = || ApiError::not_found(format!("delivery {id}"));
+    let delivery = api.store.delivery(id).await?.ok_or_else(missing)?;
+    let snapshot = api.snapshots.current();
+    let route = snapshot.routes.get(&delivery.subscription_id);
+    if !route.is_some_and(|route| route.subscription.enabled) {
+        return Err(ApiError::conflict(
+            "the subscription is switched off or deleted: the delivery would be cancelled at once",
+        ));
+    }
     let now = api.clock.now();
-    let delivery = api
-        .store
-        .retry(id, now)
-        .await?
-        .ok_or_else(|| ApiError::not_found(format!("delivery {id}")))?;
+    let delivery = api.store.retry(id, now).await?.ok_or_else(missing)?;
     api.queue.wake(now);
     Ok((StatusCode::ACCEPTED, Json(delivery.into())))
 }

@@ -1,6 +1,7 @@
 //! Errors as RFC 9457 problem documents: the only place that knows HTTP statuses.
 
 use std::any::Any;
+use std::time::Duration;
 
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
@@ -175,6 +176,16 @@ impl ApiError {
         )
     }
 
+    /// The body did not arrive in time.
+    pub fn request_timeout(limit: Duration) -> Self {
+        Self::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "request_timeout",
+            "The body did not arrive",
+            format!("the whole body must arrive within {limit:?}"),
+        )
+    }
+
     /// The body is no JSON by its own word.
     pub fn unsupported_media_type() -> Self {
         Self::new(
@@ -284,6 +295,9 @@ impl From<AcceptError> for ApiError {
 }
 
 /// The answer to a request whose handler panicked.
-pub(super) fn panicked(_: Box<dyn Any + Send>) -> Response {
+pub(super) fn panicked(panic: Box<dyn Any + Send>) -> Response {
+    let said = panic.downcast_ref::<String>().map(String::as_str);
+    let said = said.or_else(|| panic.downcast_ref::<&str>().copied());
+    tracing::error!(panic = said, "a request panicked");
     ApiError::internal().into_response()
 }

@@ -3,6 +3,7 @@
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -11,10 +12,14 @@ use super::Shared;
 use super::auth::{Administer, Read};
 use super::error::{ApiError, Problem};
 use super::extract::{Body, Id};
-use super::page::{Items, whole};
+use super::page::{Items, PageParams, Query};
+use crate::dispatch::operational;
 use crate::domain::clock::rfc3339;
 use crate::domain::event::{EventType, EventTypeName};
 use crate::domain::schema;
+
+/// What cursors of this listing begin with.
+const CURSOR: &str = "ety";
 
 /// What registers an event type.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -60,7 +65,7 @@ impl From<&EventType> for EventTypeView {
 
 /// Register or replace an event type
 #[utoipa::path(put, path = "/event-types/{name}", tag = "event types", params(("name" = String, Path)),
-    responses((status = 200, body = EventTypeView), (status = 201, body = EventTypeView), (status = 400, body = Problem)))]
+    request_body = EventTypeInput, responses((status = 200, body = EventTypeView), (status = 201, body = EventTypeView), (status = 400, body = Problem)))]
 pub(super) async fn put(
     State(api): State<Shared>,
     _: Administer,
@@ -69,12 +74,7 @@ pub(super) async fn put(
 ) -> Result<(StatusCode, Json<EventTypeView>), ApiError> {
     let name =
         EventTypeName::parse(&name).map_err(|error| ApiError::field("name", error.to_string()))?;
-    if name
-        .as_str()
-        .starts_with(crate::dispatch::operational::PREFIX)
-    {
-        return Err(ApiError::field("name", "hookport.… is the gateway's own"));
-    }
+    refuse_reserved(&name)?;
     if let Some(schema) = &input.payload_schema {
         let validator = schema::compile(schema)
             .map_err(|error| ApiError::field("/payloadSchema", error.to_string()))?;
@@ -86,8 +86,9 @@ pub(super) async fn put(
         }
     }
     let now = api.clock.now();
-    let before = api.snapshots.current();
-    let before = before
+    let edit = api.snapshots.edit().await?;
+    let before = edit
+        .snapshot
         .event_types
         .get(name.as_str())
         .map(|registered| registered.event_type.created_at);
@@ -104,7 +105,7 @@ pub(super) async fn put(
     };
     let view = EventTypeView::from(&event_type);
     api.store.put_event_type(event_type).await?;
-    api.snapshots.renew().await?;
+    edit.done().await?;
     let status = if before.is_some() {
         StatusCode::OK
     } else {
@@ -114,16 +115,26 @@ pub(super) async fn put(
 }
 
 /// List the event types
-#[utoipa::path(get, path = "/event-types", tag = "event types", responses((status = 200, body = Items<EventTypeView>)))]
-pub(super) async fn list(State(api): State<Shared>, _: Read) -> Json<Items<EventTypeView>> {
+#[utoipa::path(get, path = "/event-types", tag = "event types", params(PageParams),
+    responses((status = 200, body = Items<EventTypeView>), (status = 400, body = Problem)))]
+pub(super) async fn list(
+    State(api): State<Shared>,
+    _: Read,
+    query: Query,
+) -> Result<Response, ApiError> {
+    query.only(&[])?;
     let snapshot = api.snapshots.current();
-    let mut types: Vec<&EventType> = snapshot
+    let all = snapshot
         .event_types
         .values()
         .map(|registered| &registered.event_type)
         .collect();
-    types.sort_by(|a, b| a.name.cmp(&b.name));
-    whole(types.into_iter().map(EventTypeView::from).collect())
+    let key = |event_type: &&EventType| {
+        let name = event_type.name.as_str();
+        format!("{:020} {name}", event_type.created_at.0)
+    };
+    let page = query.cut(CURSOR, all, key)?;
+    Ok(query.answer(CURSOR, page, key, EventTypeView::from))
 }
 
 /// Show an event type
@@ -151,9 +162,22 @@ pub(super) async fn delete(
 ) -> Result<StatusCode, ApiError> {
     let missing = || ApiError::not_found(format!("event type {name:?}"));
     let parsed = EventTypeName::parse(&name).map_err(|_| missing())?;
+    refuse_reserved(&parsed)?;
+    let edit = api.snapshots.edit().await?;
     if !api.store.delete_event_type(&parsed).await? {
         return Err(missing());
     }
-    api.snapshots.renew().await?;
+    edit.done().await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// The gateway's own types are not for others to change.
+fn refuse_reserved(name: &EventTypeName) -> Result<(), ApiError> {
+    if name.as_str().starts_with(operational::PREFIX) {
+        return Err(ApiError::conflict(format!(
+            "names that begin with {} are the gateway's own",
+            operational::PREFIX
+        )));
+    }
+    Ok(())
 }

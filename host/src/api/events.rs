@@ -2,20 +2,20 @@
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
-use utoipa::{IntoParams, ToSchema};
+use utoipa::ToSchema;
 
 use super::Shared;
 use super::auth::{Emitting, Read};
 use super::error::{ApiError, Problem};
-use super::extract::{Id, JsonBytes, Params, parse};
-use super::page::{self, Items, PageParams};
+use super::extract::{Id, JsonBytes, parse};
+use super::page::{Items, PageParams, Query};
 use crate::dispatch::accept::{AcceptedEvent, Outcome};
-use crate::dispatch::{AcceptError, Emit, EmittedBy};
+use crate::dispatch::{AcceptError, Emit, EmittedBy, operational};
 use crate::domain::clock::{Timestamp, parse_rfc3339, rfc3339};
 use crate::domain::delivery::{Delivery, DeliveryState};
 use crate::domain::event::Event;
@@ -157,6 +157,15 @@ pub(super) async fn emit(
 }
 
 fn emit_from(input: EventInput, at: &str, event_bytes_max: usize) -> Result<Emit, ApiError> {
+    if input.r#type.starts_with(operational::PREFIX) {
+        return Err(ApiError::field(
+            format!("{at}/type"),
+            format!(
+                "names that begin with {} are the gateway's own",
+                operational::PREFIX
+            ),
+        ));
+    }
     if input.payload.get().len() > event_bytes_max {
         return Err(ApiError::too_large(format!(
             "{at}/payload: larger than {event_bytes_max} bytes"
@@ -189,7 +198,7 @@ fn emit_from(input: EventInput, at: &str, event_bytes_max: usize) -> Result<Emit
 }
 
 /// A time in a request.
-pub(super) fn time(text: &str, field: &str) -> Result<Timestamp, ApiError> {
+fn time(text: &str, field: &str) -> Result<Timestamp, ApiError> {
     parse_rfc3339(text)
         .ok_or_else(|| ApiError::field(field, "write RFC 3339, as in 2026-01-31T08:00:00Z"))
 }
@@ -248,21 +257,6 @@ async fn deliveries_of(api: &Shared, id: EventId) -> Result<Vec<Delivery>, ApiEr
         .items)
 }
 
-/// Which events to list.
-#[derive(Debug, Deserialize, IntoParams)]
-#[serde(rename_all = "camelCase")]
-#[into_params(parameter_in = Query)]
-pub(super) struct EventParams {
-    /// Of this type.
-    r#type: Option<String>,
-    /// With this correlation key.
-    correlation_key: Option<String>,
-    /// Received at or after, RFC 3339.
-    from: Option<String>,
-    /// Received before, RFC 3339.
-    until: Option<String>,
-}
-
 /// An event as listed.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
@@ -292,40 +286,31 @@ impl From<Event> for EventView {
 }
 
 /// List events
-#[utoipa::path(get, path = "/events", tag = "events", params(EventParams, PageParams),
+#[utoipa::path(get, path = "/events", tag = "events",
+    params(
+        ("type" = Option<String>, Query, description = "Of this type exactly"),
+        ("correlationKey" = Option<String>, Query),
+        ("from" = Option<String>, Query, description = "Received at or after, RFC 3339"),
+        ("until" = Option<String>, Query, description = "Received before, RFC 3339"),
+        PageParams,
+    ),
     responses((status = 200, body = Items<EventView>), (status = 400, body = Problem)))]
 pub(super) async fn list(
     State(api): State<Shared>,
     _: Read,
-    uri: Uri,
-    Params(params): Params<EventParams>,
-    Params(at): Params<PageParams>,
+    query: Query,
 ) -> Result<Response, ApiError> {
+    query.only(&["type", "correlationKey", "from", "until"])?;
     let filter = EventFilter {
-        event_type: params.r#type,
-        correlation_key: params.correlation_key,
-        from: params
-            .from
-            .as_deref()
-            .map(|text| time(text, "from"))
-            .transpose()?,
-        until: params
-            .until
-            .as_deref()
-            .map(|text| time(text, "until"))
-            .transpose()?,
+        event_type: query.one("type")?.map(str::to_owned),
+        correlation_key: query.one("correlationKey")?.map(str::to_owned),
+        from: query.instant("from")?,
+        until: query.instant("until")?,
     };
-    let found = api.store.events(&filter, at.after()?, at.limit()?).await?;
-    let last = found
-        .items
-        .last()
-        .map(|event| event.id)
-        .filter(|_| found.more);
-    Ok(page::answer(
-        &uri,
-        found.items.into_iter().map(EventView::from).collect(),
-        last,
-    ))
+    let after = query.cursor_id(EventId::PREFIX)?;
+    let page = api.store.events(&filter, after, query.limit()?).await?;
+    let key = |event: &Event| event.id.to_string();
+    Ok(query.answer(EventId::PREFIX, page, key, EventView::from))
 }
 
 /// A delivery of an event, in short.

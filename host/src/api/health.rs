@@ -1,6 +1,7 @@
 //! Whether the gateway and what it depends on work. Needs no key and tells no more than that.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
@@ -9,6 +10,11 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::Shared;
+
+/// A store that does not answer within this is down.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
+/// Counting stops here.
+const BACKLOG_COUNTED_MAX: u64 = 10_000;
 
 /// A dependency beside the store, with a question that answers at once.
 #[derive(Clone)]
@@ -37,16 +43,28 @@ pub(super) struct HealthView {
     dependencies: Vec<DependencyView>,
 }
 
+/// The process answers.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct LivenessView {
+    /// `ok`.
+    status: &'static str,
+}
+
 /// Health, with each dependency
 #[utoipa::path(get, path = "/health", tag = "health", security(()),
     responses((status = 200, body = HealthView), (status = 503, body = HealthView)))]
 pub(super) async fn health(State(api): State<Shared>) -> (StatusCode, Json<HealthView>) {
-    let store = match api.store.ping().await {
-        Ok(()) => match api.store.backlog(10_000).await {
-            Ok(waiting) => Ok(format!("{waiting} deliveries waiting or in flight")),
-            Err(_) => Err("does not answer".to_owned()),
-        },
-        Err(_) => Err("does not answer".to_owned()),
+    let asked = async {
+        api.store.ping().await?;
+        api.store.backlog(BACKLOG_COUNTED_MAX).await
+    };
+    let store = match tokio::time::timeout(CHECK_TIMEOUT, asked).await {
+        Ok(Ok(waiting)) => Ok(format!("{waiting} deliveries waiting or in flight")),
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "the store fails its health check");
+            Err("does not answer".to_owned())
+        }
+        Err(_) => Err(format!("no answer within {CHECK_TIMEOUT:?}")),
     };
     let checks = api.checks.iter().map(|check| (check.name, (check.check)()));
     let dependencies: Vec<DependencyView> = std::iter::once(("store", store))
@@ -76,7 +94,7 @@ pub(super) async fn health(State(api): State<Shared>) -> (StatusCode, Json<Healt
 }
 
 /// Whether the process answers at all
-#[utoipa::path(get, path = "/livez", tag = "health", security(()), responses((status = 204)))]
-pub(super) async fn livez() -> StatusCode {
-    StatusCode::NO_CONTENT
+#[utoipa::path(get, path = "/livez", tag = "health", security(()), responses((status = 200, body = LivenessView)))]
+pub(super) async fn livez() -> Json<LivenessView> {
+    Json(LivenessView { status: "ok" })
 }

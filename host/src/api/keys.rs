@@ -11,7 +11,7 @@ use super::Shared;
 use super::auth::{Administer, new_key};
 use super::error::{ApiError, Problem};
 use super::extract::{Body, Id};
-use super::page::{Items, whole};
+use super::page::{Items, PageParams, Query};
 use super::subscriptions::check_name;
 use crate::domain::clock::rfc3339;
 use crate::domain::id::KeyId;
@@ -60,7 +60,7 @@ pub(super) struct NewKeyView {
 }
 
 /// Create a key
-#[utoipa::path(post, path = "/keys", tag = "keys", responses((status = 201, body = NewKeyView), (status = 400, body = Problem)))]
+#[utoipa::path(post, path = "/keys", tag = "keys", request_body = KeyInput, responses((status = 201, body = NewKeyView), (status = 400, body = Problem)))]
 pub(super) async fn create(
     State(api): State<Shared>,
     _: Administer,
@@ -82,8 +82,9 @@ pub(super) async fn create(
         revoked_at: None,
     };
     let view = KeyView::from(&key);
+    let edit = api.snapshots.edit().await?;
     api.store.put_key(key).await?;
-    api.snapshots.renew().await?;
+    edit.done().await?;
     let body = Json(NewKeyView {
         view,
         key: new.text.to_string(),
@@ -97,26 +98,44 @@ pub(super) async fn create(
 }
 
 /// List the keys
-#[utoipa::path(get, path = "/keys", tag = "keys", responses((status = 200, body = Items<KeyView>)))]
+#[utoipa::path(get, path = "/keys", tag = "keys", params(PageParams),
+    responses((status = 200, body = Items<KeyView>), (status = 400, body = Problem)))]
 pub(super) async fn list(
     State(api): State<Shared>,
     _: Administer,
-) -> Result<Json<Items<KeyView>>, ApiError> {
-    let keys = api.store.keys().await?;
-    Ok(whole(keys.iter().rev().map(KeyView::from).collect()))
+    query: Query,
+) -> Result<Response, ApiError> {
+    query.only(&[])?;
+    let all = api.store.keys().await?;
+    let key = |key: &ApiKey| key.id.to_string();
+    let page = query.cut(KeyId::PREFIX, all, key)?;
+    Ok(query.answer(KeyId::PREFIX, page, key, |key| KeyView::from(&key)))
 }
 
 /// Revoke a key
+///
+/// The last admin key stays: without it nobody could make another.
 #[utoipa::path(delete, path = "/keys/{id}", tag = "keys", params(("id" = String, Path)),
-    responses((status = 204), (status = 404, body = Problem)))]
+    responses((status = 204), (status = 404, body = Problem), (status = 409, body = Problem)))]
 pub(super) async fn revoke(
     State(api): State<Shared>,
     _: Administer,
     Id(id): Id<KeyId>,
 ) -> Result<StatusCode, ApiError> {
+    let edit = api.snapshots.edit().await?;
+    let mut admins = edit
+        .snapshot
+        .keys
+        .values()
+        .filter(|key| key.role == Role::Admin);
+    if admins.next().is_some_and(|key| key.id == id) && admins.next().is_none() {
+        return Err(ApiError::conflict(
+            "this is the last admin key: create another one first",
+        ));
+    }
     if !api.store.revoke_key(id, api.clock.now()).await? {
         return Err(ApiError::not_found(format!("key {id} that is not revoked")));
     }
-    api.snapshots.renew().await?;
+    edit.done().await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -17,7 +17,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
 use axum::routing::get;
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
@@ -94,10 +93,7 @@ impl Modify for BearerKey {
     }
 }
 
-fn routes(batch_bytes_max: usize) -> OpenApiRouter<Shared> {
-    let events = OpenApiRouter::new()
-        .routes(routes!(events::emit, events::list))
-        .layer(DefaultBodyLimit::max(batch_bytes_max));
+fn routes() -> OpenApiRouter<Shared> {
     OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(event_types::list))
         .routes(routes!(
@@ -105,7 +101,7 @@ fn routes(batch_bytes_max: usize) -> OpenApiRouter<Shared> {
             event_types::get,
             event_types::delete
         ))
-        .merge(events)
+        .routes(routes!(events::emit, events::list))
         .routes(routes!(events::get))
         .routes(routes!(subscriptions::create, subscriptions::list))
         .routes(routes!(
@@ -140,8 +136,8 @@ fn routes(batch_bytes_max: usize) -> OpenApiRouter<Shared> {
 /// The OpenAPI document, as served and as kept in `host/openapi.json`.
 #[must_use]
 pub fn openapi() -> String {
-    let router = OpenApiRouter::with_openapi(utoipa::openapi::OpenApi::default())
-        .nest("/api/v1", routes(BODY_BYTES_MAX));
+    let router =
+        OpenApiRouter::with_openapi(utoipa::openapi::OpenApi::default()).nest("/api/v1", routes());
     let (_, mut document) = router.split_for_parts();
     document.info = Document::openapi().info;
     let mut text = document.to_pretty_json().unwrap_or_default();
@@ -151,7 +147,7 @@ pub fn openapi() -> String {
 
 /// The whole API.
 pub fn router(api: Shared) -> Router {
-    let (v1, _) = routes(api.batch_bytes_max).split_for_parts();
+    let (v1, _) = routes().split_for_parts();
     let document: Arc<str> = openapi().into();
     let v1 = v1.route(
         "/openapi.json",
@@ -166,7 +162,6 @@ pub fn router(api: Shared) -> Router {
         .nest("/api/v1", v1)
         .fallback(|| async { ApiError::not_found("this path") })
         .method_not_allowed_fallback(|| async { ApiError::method_not_allowed() })
-        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(CatchPanicLayer::custom(error::panicked))
         .with_state(api)
 }

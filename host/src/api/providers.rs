@@ -64,7 +64,7 @@ pub(super) struct VersionView {
     digest: String,
     /// `loading`, `serving`, `awaiting_grant` or `rejected`.
     state: &'static str,
-    /// Why it is rejected.
+    /// Why it is rejected, or what it waits for.
     reason: Option<String>,
     changed_at: String,
     #[serde(flatten)]
@@ -160,12 +160,36 @@ impl From<&Descriptor> for DescribedView {
     }
 }
 
-impl From<&ComponentReport> for VersionView {
-    fn from(report: &ComponentReport) -> Self {
+/// What of `asked` is not granted, in words.
+fn not_granted(asked: &Permissions, grant: Option<&Grant>) -> String {
+    let none = Permissions::default();
+    let granted = grant.map_or(&none, |grant| &grant.permissions);
+    let mut missing: Vec<&str> = asked
+        .hosts
+        .difference(&granted.hosts)
+        .map(String::as_str)
+        .collect();
+    if asked.expose_secrets && !granted.expose_secrets {
+        missing.push("the text of its secrets");
+    }
+    if missing.is_empty() {
+        return "waits for a grant".to_owned();
+    }
+    format!("asks for what is not granted: {}", missing.join(", "))
+}
+
+impl VersionView {
+    fn new(report: &ComponentReport, grant: Option<&Grant>) -> Self {
         let (state, reason) = match &report.state {
             ComponentState::Loading => ("loading", None),
             ComponentState::Serving => ("serving", None),
-            ComponentState::AwaitingGrant => ("awaiting_grant", None),
+            ComponentState::AwaitingGrant => (
+                "awaiting_grant",
+                report
+                    .descriptor
+                    .as_ref()
+                    .map(|descriptor| not_granted(&descriptor.permissions, grant)),
+            ),
             ComponentState::Rejected(reason) => ("rejected", Some(reason.clone())),
         };
         Self {
@@ -181,7 +205,8 @@ impl From<&ComponentReport> for VersionView {
 
 impl From<&ProviderReport> for ProviderView {
     fn from(report: &ProviderReport) -> Self {
-        let candidate = report.candidate.as_ref().map(VersionView::from);
+        let version = |version| VersionView::new(version, report.grant.as_ref());
+        let candidate = report.candidate.as_ref().map(version);
         Self {
             id: report.id.to_string(),
             state: match (&report.serving, &candidate) {
@@ -189,7 +214,7 @@ impl From<&ProviderReport> for ProviderView {
                 (None, Some(candidate)) => candidate.state,
                 (None, None) => "rejected",
             },
-            serving: report.serving.as_ref().map(VersionView::from),
+            serving: report.serving.as_ref().map(version),
             candidate,
             grant: report.grant.as_ref().map(|grant| GrantView {
                 hosts: grant.permissions.hosts.clone(),
@@ -214,7 +239,7 @@ pub(super) async fn list(State(api): State<Shared>, _: Read) -> Json<ProvidersVi
             .providers
             .rejected_files()
             .iter()
-            .map(VersionView::from)
+            .map(|report| VersionView::new(report, None))
             .collect(),
     })
 }
@@ -241,7 +266,7 @@ fn provider_id(id: &str) -> Result<ProviderId, ApiError> {
 ///
 /// Replaces what was granted before. It carries over to newer versions that ask for nothing more.
 #[utoipa::path(put, path = "/providers/{id}/grant", tag = "providers", params(("id" = String, Path)),
-    responses((status = 200, body = ProviderView), (status = 400, body = Problem), (status = 404, body = Problem)))]
+    request_body = GrantView, responses((status = 200, body = ProviderView), (status = 400, body = Problem), (status = 404, body = Problem)))]
 pub(super) async fn grant(
     State(api): State<Shared>,
     _: Administer,
@@ -300,7 +325,7 @@ pub(super) struct OptionsView {
 ///
 /// 409 when the provider cannot give them, with its reason for the form.
 #[utoipa::path(post, path = "/providers/{id}/options", tag = "providers", params(("id" = String, Path)),
-    responses((status = 200, body = OptionsView), (status = 404, body = Problem), (status = 409, body = Problem)))]
+    request_body = OptionsInput, responses((status = 200, body = OptionsView), (status = 404, body = Problem), (status = 409, body = Problem)))]
 pub(super) async fn options(
     State(api): State<Shared>,
     _: Operate,

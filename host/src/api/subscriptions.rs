@@ -3,6 +3,7 @@
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -11,9 +12,10 @@ use super::Shared;
 use super::auth::{Administer, Operate, Read};
 use super::error::{ApiError, Problem};
 use super::extract::{Body, Id};
-use super::page::{Items, whole};
+use super::page::{Items, PageParams, Query};
 use crate::dispatch::accept::unknown_type;
 use crate::dispatch::snapshot::subscription_row;
+use crate::dispatch::{Edit, Snapshot};
 use crate::domain::clock::rfc3339;
 use crate::domain::event::EventPattern;
 use crate::domain::id::{ConnectionId, SubscriptionId};
@@ -24,7 +26,7 @@ use crate::domain::subscription::{SealedDocument, Subscription};
 use crate::vault::document::redact;
 
 pub(super) const NAME_BYTES_MAX: usize = 200;
-const RETRIES_MAX: usize = 20;
+const RETRIES_MAX: usize = 100;
 const DELAY_MS_MAX: u64 = 24 * 60 * 60 * 1_000;
 const TIMEOUT_MS_MAX: u32 = 300_000;
 const SYSTEMS_MAX: usize = 1_000;
@@ -161,18 +163,18 @@ pub(super) fn seal(
 
 fn subscription(
     api: &Shared,
+    snapshot: &Snapshot,
     id: SubscriptionId,
     input: SubscriptionInput,
     previous: Option<&Subscription>,
 ) -> Result<Subscription, ApiError> {
     check_name(&input.name)?;
-    let snapshot = api.snapshots.current();
     let events = EventPattern::parse(&input.events)
         .map_err(|error| ApiError::field("/events", error.to_string()))?;
     if let Some(name) = events.exact()
         && !snapshot.event_types.contains_key(name)
     {
-        return Err(ApiError::field("/events", unknown_type(&snapshot, name)));
+        return Err(ApiError::field("/events", unknown_type(snapshot, name)));
     }
     let (provider, descriptor) = serving(api, &input.provider)?;
     let connection = input
@@ -278,8 +280,7 @@ fn check_delivery_settings(input: &SubscriptionInput) -> Result<(), ApiError> {
     Ok(())
 }
 
-fn find(api: &Shared, id: SubscriptionId) -> Result<Subscription, ApiError> {
-    let snapshot = api.snapshots.current();
+fn find(snapshot: &Snapshot, id: SubscriptionId) -> Result<Subscription, ApiError> {
     let route = snapshot.routes.get(&id);
     let route = route.ok_or_else(|| ApiError::not_found(format!("subscription {id}")))?;
     Ok((*route.subscription).clone())
@@ -287,11 +288,12 @@ fn find(api: &Shared, id: SubscriptionId) -> Result<Subscription, ApiError> {
 
 async fn store(
     api: &Shared,
+    edit: Edit<'_>,
     subscription: Subscription,
 ) -> Result<Json<SubscriptionView>, ApiError> {
     let view = SubscriptionView::from(&subscription);
     api.store.put_subscription(subscription).await?;
-    api.snapshots.renew().await?;
+    edit.done().await?;
     // Deliveries that waited for this may go.
     api.queue.wake(api.clock.now());
     Ok(Json(view))
@@ -299,28 +301,36 @@ async fn store(
 
 /// Create a subscription
 #[utoipa::path(post, path = "/subscriptions", tag = "subscriptions",
-    responses((status = 201, body = SubscriptionView), (status = 400, body = Problem)))]
+    request_body = SubscriptionInput, responses((status = 201, body = SubscriptionView), (status = 400, body = Problem)))]
 pub(super) async fn create(
     State(api): State<Shared>,
     _: Administer,
     Body(input): Body<SubscriptionInput>,
 ) -> Result<(StatusCode, Json<SubscriptionView>), ApiError> {
+    let edit = api.snapshots.edit().await?;
     let id = api.ids.next(api.clock.now());
-    let subscription = subscription(&api, id, input, None)?;
-    Ok((StatusCode::CREATED, store(&api, subscription).await?))
+    let subscription = subscription(&api, &edit.snapshot, id, input, None)?;
+    Ok((StatusCode::CREATED, store(&api, edit, subscription).await?))
 }
 
 /// List the subscriptions
-#[utoipa::path(get, path = "/subscriptions", tag = "subscriptions", responses((status = 200, body = Items<SubscriptionView>)))]
-pub(super) async fn list(State(api): State<Shared>, _: Read) -> Json<Items<SubscriptionView>> {
+#[utoipa::path(get, path = "/subscriptions", tag = "subscriptions", params(PageParams),
+    responses((status = 200, body = Items<SubscriptionView>), (status = 400, body = Problem)))]
+pub(super) async fn list(
+    State(api): State<Shared>,
+    _: Read,
+    query: Query,
+) -> Result<Response, ApiError> {
+    query.only(&[])?;
     let snapshot = api.snapshots.current();
-    let mut found: Vec<&Subscription> = snapshot
+    let all = snapshot
         .routes
         .values()
         .map(|route| &*route.subscription)
         .collect();
-    found.sort_by_key(|subscription| std::cmp::Reverse(subscription.id));
-    whole(found.into_iter().map(SubscriptionView::from).collect())
+    let key = |subscription: &&Subscription| subscription.id.to_string();
+    let page = query.cut(SubscriptionId::PREFIX, all, key)?;
+    Ok(query.answer(SubscriptionId::PREFIX, page, key, SubscriptionView::from))
 }
 
 /// Show a subscription
@@ -331,7 +341,10 @@ pub(super) async fn get(
     _: Read,
     Id(id): Id<SubscriptionId>,
 ) -> Result<Json<SubscriptionView>, ApiError> {
-    Ok(Json(SubscriptionView::from(&find(&api, id)?)))
+    Ok(Json(SubscriptionView::from(&find(
+        &api.snapshots.current(),
+        id,
+    )?)))
 }
 
 /// Replace a subscription
@@ -339,16 +352,17 @@ pub(super) async fn get(
 /// A secret left as an empty string keeps the one on record. Switching it off cancels what is
 /// queued; the next attempt of what is queued reads the new configuration.
 #[utoipa::path(put, path = "/subscriptions/{id}", tag = "subscriptions", params(("id" = String, Path)),
-    responses((status = 200, body = SubscriptionView), (status = 400, body = Problem), (status = 404, body = Problem)))]
+    request_body = SubscriptionInput, responses((status = 200, body = SubscriptionView), (status = 400, body = Problem), (status = 404, body = Problem)))]
 pub(super) async fn replace(
     State(api): State<Shared>,
     _: Administer,
     Id(id): Id<SubscriptionId>,
     Body(input): Body<SubscriptionInput>,
 ) -> Result<Json<SubscriptionView>, ApiError> {
-    let previous = find(&api, id)?;
-    let subscription = subscription(&api, id, input, Some(&previous))?;
-    store(&api, subscription).await
+    let edit = api.snapshots.edit().await?;
+    let previous = find(&edit.snapshot, id)?;
+    let subscription = subscription(&api, &edit.snapshot, id, input, Some(&previous))?;
+    store(&api, edit, subscription).await
 }
 
 /// Delete a subscription
@@ -361,10 +375,11 @@ pub(super) async fn delete(
     _: Administer,
     Id(id): Id<SubscriptionId>,
 ) -> Result<StatusCode, ApiError> {
+    let edit = api.snapshots.edit().await?;
     if !api.store.delete_subscription(id, api.clock.now()).await? {
         return Err(ApiError::not_found(format!("subscription {id}")));
     }
-    api.snapshots.renew().await?;
+    edit.done().await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -373,10 +388,11 @@ async fn change(
     id: SubscriptionId,
     change: impl FnOnce(&mut Subscription),
 ) -> Result<Json<SubscriptionView>, ApiError> {
-    let mut subscription = find(api, id)?;
+    let edit = api.snapshots.edit().await?;
+    let mut subscription = find(&edit.snapshot, id)?;
     change(&mut subscription);
     subscription.updated_at = api.clock.now();
-    store(api, subscription).await
+    store(api, edit, subscription).await
 }
 
 /// Pause a subscription
@@ -408,7 +424,7 @@ pub(super) async fn resume(
     responses((status = 200, body = SubscriptionView), (status = 404, body = Problem)))]
 pub(super) async fn enable(
     State(api): State<Shared>,
-    _: Operate,
+    _: Administer,
     Id(id): Id<SubscriptionId>,
 ) -> Result<Json<SubscriptionView>, ApiError> {
     change(&api, id, |subscription| {
@@ -425,7 +441,7 @@ pub(super) async fn enable(
     responses((status = 200, body = SubscriptionView), (status = 404, body = Problem)))]
 pub(super) async fn disable(
     State(api): State<Shared>,
-    _: Operate,
+    _: Administer,
     Id(id): Id<SubscriptionId>,
 ) -> Result<Json<SubscriptionView>, ApiError> {
     change(&api, id, |subscription| subscription.enabled = false).await

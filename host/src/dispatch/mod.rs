@@ -13,7 +13,7 @@ use crate::domain::event::EventTypeName;
 use crate::domain::id::IdGenerator;
 
 pub use accept::{AcceptError, Accepter, Emit, EmittedBy};
-pub use snapshot::{Snapshot, Snapshots};
+pub use snapshot::{Edit, Snapshot, Snapshots};
 pub use worker::{Worker, WorkerConfig};
 
 /// Identifiers from the clock and a random source.

@@ -176,6 +176,26 @@ pub struct Snapshots {
     store: Arc<dyn CatalogStore>,
     current: ArcSwap<Snapshot>,
     renewing: tokio::sync::Mutex<()>,
+    editing: tokio::sync::Mutex<()>,
+}
+
+/// The right to change the catalogue, alone in this process: what was read under it is not
+/// overtaken by another change.
+pub struct Edit<'a> {
+    snapshots: &'a Snapshots,
+    /// What stands on record.
+    pub snapshot: Arc<Snapshot>,
+    _alone: tokio::sync::MutexGuard<'a, ()>,
+}
+
+impl Edit<'_> {
+    /// Shows the change to everyone.
+    ///
+    /// # Errors
+    /// When the store is unavailable: the change is seen with the next renewal.
+    pub async fn done(self) -> Result<(), StoreError> {
+        self.snapshots.renew().await.map(drop)
+    }
 }
 
 impl Snapshots {
@@ -189,6 +209,7 @@ impl Snapshots {
             store,
             current: ArcSwap::from_pointee(snapshot),
             renewing: tokio::sync::Mutex::default(),
+            editing: tokio::sync::Mutex::default(),
         })
     }
 
@@ -216,6 +237,19 @@ impl Snapshots {
     /// When the store is unavailable.
     pub async fn renew(&self) -> Result<Arc<Snapshot>, StoreError> {
         self.renew_from(self.current().epoch).await
+    }
+
+    /// Begins a change.
+    ///
+    /// # Errors
+    /// When the store is unavailable.
+    pub async fn edit(&self) -> Result<Edit<'_>, StoreError> {
+        let alone = self.editing.lock().await;
+        Ok(Edit {
+            snapshot: self.at(self.store.epoch().await?).await?,
+            snapshots: self,
+            _alone: alone,
+        })
     }
 
     async fn renew_from(&self, seen: CatalogEpoch) -> Result<Arc<Snapshot>, StoreError> {

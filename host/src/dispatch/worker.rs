@@ -4,9 +4,11 @@
 //! share under way is passed over when work is claimed.
 
 use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use serde_json::json;
 use tokio::sync::{Semaphore, watch};
 
@@ -16,10 +18,11 @@ use super::snapshot::{Route, Snapshot, Snapshots};
 use crate::domain::clock::{Clock, Timestamp};
 use crate::domain::delivery::{Attempt, LeaseResult, LeasedDelivery, Outcome, Transition};
 use crate::domain::id::SubscriptionId;
+use crate::domain::provider::ProviderId;
 use crate::domain::retry::{NextStep, RetryAdvice, RetryPolicy};
 use crate::plugin::{CallFailure, CallReport, DeliverCall, Providers, Receipt};
 use crate::queue::Queue;
-use crate::store::{CatalogStore, Recorded};
+use crate::store::{CatalogStore, Recorded, StoreError};
 use crate::vault::Vault;
 
 /// After an error of the queue.
@@ -167,7 +170,7 @@ impl Worker {
     async fn attempt(&self, snapshot: &Snapshot, route: &Route, leased: LeasedDelivery) {
         let started_at = self.clock.now();
         let report = match self.call(snapshot, route, &leased) {
-            Ok(call) => self.providers.deliver(&leased.provider, call).await,
+            Ok(call) => self.deliver(&leased.provider, call).await,
             Err(failure) => CallReport::failed(failure),
         };
         let ended_at = self.clock.now();
@@ -310,17 +313,16 @@ impl Worker {
     }
 
     async fn switch_off(&self, route: &Route, reason: &str, operational: bool) {
-        let mut subscription = (*route.subscription).clone();
-        subscription.enabled = false;
-        subscription.disabled_reason = Some(reason.to_owned());
-        subscription.updated_at = self.clock.now();
-        let (id, name) = (subscription.id, subscription.name.clone());
-        tracing::warn!(subscription = %id, reason, "the subscription is switched off");
-        let done = self.catalog.put_subscription(subscription).await;
-        let renewed = self.snapshots.renew().await;
-        if let Err(error) = done.and(renewed.map(drop)) {
-            tracing::warn!(subscription = %id, %error, "the subscription could not be switched off");
-            return;
+        let (id, name) = (route.subscription.id, &route.subscription.name);
+        match self.disable(id, reason).await {
+            Ok(false) => return,
+            Ok(true) => {
+                tracing::warn!(subscription = %id, reason, "the subscription is switched off");
+            }
+            Err(error) => {
+                tracing::warn!(subscription = %id, %error, "the subscription could not be switched off");
+                return;
+            }
         }
         if !operational {
             let payload = json!({"subscriptionId": id.to_string(), "name": name, "reason": reason});
@@ -328,6 +330,42 @@ impl Worker {
                 .emit_operational(operational::DISABLED, payload)
                 .await;
         }
+    }
+}
+
+impl Worker {
+    /// A call that panics is a defect of the gateway's, and ends as a failed attempt: without a
+    /// result the delivery would wait for its lease to end.
+    async fn deliver(&self, provider: &ProviderId, call: DeliverCall) -> CallReport<Receipt> {
+        let delivery = call.delivery_id;
+        let called = self.providers.deliver(provider, call);
+        match AssertUnwindSafe(called).catch_unwind().await {
+            Ok(report) => report,
+            Err(_) => {
+                tracing::error!(%delivery, %provider, "the call panicked");
+                CallReport::failed(CallFailure::Trap(
+                    "the gateway itself failed during the call; its log has more".to_owned(),
+                ))
+            }
+        }
+    }
+
+    /// Switches it off as it stands on record now. False: it is off, or gone.
+    async fn disable(&self, id: SubscriptionId, reason: &str) -> Result<bool, StoreError> {
+        let edit = self.snapshots.edit().await?;
+        let Some(route) = edit.snapshot.routes.get(&id) else {
+            return Ok(false);
+        };
+        if !route.subscription.enabled {
+            return Ok(false);
+        }
+        let mut subscription = (*route.subscription).clone();
+        subscription.enabled = false;
+        subscription.disabled_reason = Some(reason.to_owned());
+        subscription.updated_at = self.clock.now();
+        self.catalog.put_subscription(subscription).await?;
+        edit.done().await?;
+        Ok(true)
     }
 }
 
