@@ -361,6 +361,13 @@ impl Bench {
         deliver(self.registry.clone(), id, url).await
     }
 
+    pub fn caller(&self, id: &str) -> Caller {
+        Caller {
+            registry: self.registry.clone(),
+            id: id.to_owned(),
+        }
+    }
+
     pub fn deliver_in_background(
         &self,
         id: &str,
@@ -368,6 +375,18 @@ impl Bench {
     ) -> JoinHandle<std::result::Result<String, String>> {
         let (registry, id, url) = (self.registry.clone(), id.to_owned(), url.to_owned());
         tokio::spawn(async move { deliver(registry, &id, Some(&url)).await })
+    }
+}
+
+/// Calls a provider from a task of its own.
+pub struct Caller {
+    registry: Arc<Registry>,
+    id: String,
+}
+
+impl Caller {
+    pub async fn deliver(&self) -> std::result::Result<String, String> {
+        deliver(self.registry.clone(), &self.id, None).await
     }
 }
 

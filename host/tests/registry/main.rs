@@ -3,6 +3,8 @@
 mod harness;
 
 use std::os::unix::fs::symlink;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hookport::domain::provider::ComponentState;
@@ -58,6 +60,47 @@ async fn a_call_ends_on_the_version_it_began_with() {
     server.open();
     assert_eq!(first.await.expect("joined"), Ok("1.0.0 204".to_owned()));
     assert_eq!(second.await.expect("joined"), Ok("2.0.0 204".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_call_fails_while_versions_are_swapped() {
+    let bench = Bench::start().await;
+    let versions = ["1.0.0", "2.0.0"];
+    let components = versions.map(|version| Shape::new("shape", version).wasm());
+    bench.write("shape.wasm", &components[0]);
+    bench.serves("shape", versions[0]).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let callers: Vec<_> = (0..4)
+        .map(|_| {
+            let stop = stop.clone();
+            let caller = bench.caller("shape");
+            tokio::spawn(async move {
+                let mut calls = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    let answer = caller.deliver().await;
+                    assert!(
+                        matches!(&answer, Ok(v) if versions.contains(&v.as_str())),
+                        "{answer:?}"
+                    );
+                    calls += 1;
+                }
+                calls
+            })
+        })
+        .collect();
+    for swap in 1..=8 {
+        bench.write("shape.wasm", &components[swap % 2]);
+        bench.serves("shape", versions[swap % 2]).await;
+        // Published means published: a call that begins now is the new version's.
+        assert_eq!(
+            bench.deliver("shape", None).await,
+            Ok(versions[swap % 2].to_owned())
+        );
+    }
+    stop.store(true, Ordering::Relaxed);
+    for caller in callers {
+        assert!(caller.await.expect("no call failed") > 0);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
