@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use wasmtime::{Store, Trap, UpdateDeadline};
+use wasmtime::{PoolConcurrencyLimitError, Store, Trap, UpdateDeadline};
 
 use super::bindings::Provider;
 use super::engine::{LoadedCode, Sandbox, TICK};
@@ -34,7 +34,8 @@ where
     F: AsyncCall<T>,
 {
     let started = Instant::now();
-    let Ok(slot) = sandbox.slots.clone().acquire_owned().await else {
+    let slots = sandbox.slots.clone();
+    let Ok(slot) = slots.acquire_many_owned(code.permits).await else {
         return CallReport::failed(CallFailure::Unavailable(
             "the sandbox is shut down".to_owned(),
         ));
@@ -146,6 +147,10 @@ fn trapped(
     refused: Option<&'static str>,
 ) -> CallFailure {
     let limits = &shared.context.limits;
+    if error.is::<PoolConcurrencyLimitError>() {
+        // The gateway's want, not the guest's fault: the permits are there to prevent it.
+        return CallFailure::Unavailable(format!("the sandbox is full: {error}"));
+    }
     if let Some(spent) = error.downcast_ref::<CpuSpent>() {
         return CallFailure::Limit(spent.to_string());
     }

@@ -18,6 +18,13 @@ use crate::egress::Egress;
 /// time is counted in this unit.
 pub(super) const TICK: Duration = Duration::from_millis(2);
 
+/// Memories and tables that the pool sets aside for each call; a component that has more takes
+/// the places of several calls.
+const MEMORIES_A_PERMIT: u32 = 2;
+const TABLES_A_PERMIT: u32 = 2;
+const CORE_INSTANCES_MAX: u32 = 50;
+const DECOMMIT_BATCH: u32 = 16;
+
 /// What every component may import: our interfaces at the versions served, and WASI 0.2.
 const IMPORTS_SERVED: [&str; 5] = [
     "hookport:provider/types@0.1.0",
@@ -101,23 +108,35 @@ fn base_config() -> Config {
     config
 }
 
+/// Slots that are on their way back to the pool and in nobody's hands: each thread collects a
+/// batch and then returns one. A call that needs a slot meanwhile is refused, however few run,
+/// unless there are as many to spare.
+fn slots_in_transit() -> u32 {
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let threads = u32::try_from(threads).unwrap_or(u32::MAX).min(256);
+    threads * 2 * DECOMMIT_BATCH
+}
+
 fn pooling_config(limits: &SandboxConfig) -> PoolingAllocationConfig {
     let calls = limits.calls_max;
+    let spare = slots_in_transit();
+    let slots = |for_each_call: u32| calls.saturating_mul(for_each_call).saturating_add(spare);
     let mut pool = PoolingAllocationConfig::new();
-    pool.total_component_instances(calls)
-        .total_core_instances(calls.saturating_mul(4))
-        .total_memories(calls.saturating_mul(2))
-        .total_tables(calls.saturating_mul(2))
-        .total_stacks(calls)
+    // Core instances are only counted, not reserved: what one component may have is the limit.
+    pool.total_component_instances(slots(1))
+        .total_core_instances(slots(CORE_INSTANCES_MAX))
+        .total_memories(slots(MEMORIES_A_PERMIT))
+        .total_tables(slots(TABLES_A_PERMIT))
+        .total_stacks(slots(1))
         .max_memory_size(limits.memory_bytes_max)
         .table_elements(limits.table_elements_max)
-        .max_core_instances_per_component(50)
+        .max_core_instances_per_component(CORE_INSTANCES_MAX)
         .max_memories_per_component(4)
         .max_tables_per_component(8)
         .max_unused_warm_slots(100)
         .linear_memory_keep_resident(1 << 20)
         .table_keep_resident(64 << 10)
-        .decommit_batch_size(16)
+        .decommit_batch_size(DECOMMIT_BATCH as usize)
         .pagemap_scan(Enabled::Auto);
     pool
 }
@@ -160,7 +179,7 @@ impl Sandbox {
             .load(&self.engine)
             .map_err(|error| LoadError::Engine(format!("{error:#}")))?;
         check_imports(&component, &self.engine)?;
-        self.check_resources(&component)?;
+        let permits = self.check_resources(&component)?;
         let pre = self
             .linker
             .instantiate_pre(&component)
@@ -173,10 +192,11 @@ impl Sandbox {
         component
             .initialize_copy_on_write_image()
             .map_err(|error| LoadError::Engine(format!("{error:#}")))?;
-        Ok(LoadedCode { pre })
+        Ok(LoadedCode { pre, permits })
     }
 
-    fn check_resources(&self, component: &Component) -> Result<(), LoadError> {
+    /// Refuses what the pool cannot hold; says how many calls' places one call takes.
+    fn check_resources(&self, component: &Component) -> Result<u32, LoadError> {
         let Some(needed) = component.resources_required() else {
             return Err(LoadError::TooLarge(
                 "an unknown number of memories: it imports modules or instances".to_owned(),
@@ -202,7 +222,9 @@ impl Sandbox {
                 needed.num_memories, needed.num_tables
             )));
         }
-        Ok(())
+        let memories = needed.num_memories.div_ceil(MEMORIES_A_PERMIT);
+        let tables = needed.num_tables.div_ceil(TABLES_A_PERMIT);
+        Ok(memories.max(tables).clamp(1, self.config.calls_max.max(1)))
     }
 
     pub(super) fn engine(&self) -> &Engine {
@@ -222,6 +244,8 @@ impl<T: std::hash::Hash> std::hash::Hash for HashOf<T> {
 #[derive(Clone)]
 pub struct LoadedCode {
     pub(super) pre: ProviderPre<CallState>,
+    /// Places in the pool that one call takes.
+    pub(super) permits: u32,
 }
 
 impl std::fmt::Debug for LoadedCode {

@@ -70,7 +70,8 @@ async fn no_call_fails_while_versions_are_swapped() {
     bench.write("shape.wasm", &components[0]);
     bench.serves("shape", versions[0]).await;
     let stop = Arc::new(AtomicBool::new(false));
-    let callers: Vec<_> = (0..4)
+    // More callers than the sandbox has places: they wait for each other.
+    let callers: Vec<_> = (0..24)
         .map(|_| {
             let stop = stop.clone();
             let caller = bench.caller("shape");
