@@ -10,6 +10,7 @@ mod delivery;
 mod hostile_receivers;
 mod idempotency;
 mod lifecycle;
+mod operational;
 mod process;
 mod providers;
 mod retry;
