@@ -14,11 +14,11 @@ use crate::store::{AcceptRequest, Store};
 
 /// A clock that stands still until it is moved.
 #[derive(Debug)]
-pub struct ManualClock(AtomicI64);
+pub(crate) struct ManualClock(AtomicI64);
 
 impl ManualClock {
     /// At an arbitrary instant.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(AtomicI64::new(1_700_000_000_000))
     }
 
@@ -35,10 +35,10 @@ impl Clock for ManualClock {
 }
 
 /// What a case works with.
-pub struct Parts {
-    pub queue: Arc<dyn Queue>,
-    pub store: Arc<dyn Store>,
-    pub clock: Arc<ManualClock>,
+pub(crate) struct Parts {
+    pub(crate) queue: Arc<dyn Queue>,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) clock: Arc<ManualClock>,
 }
 
 /// Longer than any queue takes to notice something.
@@ -92,7 +92,7 @@ async fn nothing_comes(parts: &Parts) -> bool {
         .is_err()
 }
 
-pub async fn work_comes_once_and_wakes_a_waiter(parts: &Parts) {
+pub(crate) async fn work_comes_once_and_wakes_a_waiter(parts: &Parts) {
     let ids = IdGenerator::default();
     assert!(nothing_comes(parts).await);
     let (leased, _) = tokio::join!(next(parts), async {
@@ -103,12 +103,12 @@ pub async fn work_comes_once_and_wakes_a_waiter(parts: &Parts) {
     assert!(nothing_comes(parts).await, "it is leased");
 }
 
-pub async fn what_was_there_before_the_queue_is_found(parts: &Parts) {
+pub(crate) async fn what_was_there_before_the_queue_is_found(parts: &Parts) {
     emit(parts, &IdGenerator::default()).await;
     assert_eq!(next(parts).await.len(), 1);
 }
 
-pub async fn a_settled_retry_comes_when_it_is_due(parts: &Parts) {
+pub(crate) async fn a_settled_retry_comes_when_it_is_due(parts: &Parts) {
     emit(parts, &IdGenerator::default()).await;
     let leased = next(parts).await.remove(0);
     let due = parts.clock.now().plus(Duration::from_secs(60));
@@ -127,7 +127,7 @@ pub async fn a_settled_retry_comes_when_it_is_due(parts: &Parts) {
     assert_eq!(next(parts).await[0].id, leased.id);
 }
 
-pub async fn a_lapsed_lease_comes_back(parts: &Parts) {
+pub(crate) async fn a_lapsed_lease_comes_back(parts: &Parts) {
     emit(parts, &IdGenerator::default()).await;
     let first = next(parts).await.remove(0);
     parts.clock.advance(Duration::from_secs(3_600));
@@ -136,7 +136,7 @@ pub async fn a_lapsed_lease_comes_back(parts: &Parts) {
     assert!(second.token > first.token);
 }
 
-pub async fn an_excluded_subscription_does_not_hold_up_others(parts: &Parts) {
+pub(crate) async fn an_excluded_subscription_does_not_hold_up_others(parts: &Parts) {
     let ids = IdGenerator::default();
     let full = emit(parts, &ids).await;
     let other = emit(parts, &ids).await;

@@ -1,0 +1,254 @@
+//! What every back end must do: plain functions over `&dyn Store`, each called by a named test of
+//! every back end through [`cases`].
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::{
+    AcceptRequest, Accepted, CatalogEpoch, ClaimRequest, DeliveryFilter, EventFilter, GrantRecord,
+    IdempotencyKey, Recorded, Store, StoreError,
+};
+use crate::domain::clock::Timestamp;
+use crate::domain::delivery::{
+    Attempt, DeliveryState, LeaseResult, LeasedDelivery, LogLine, NewDelivery, Outcome, Transition,
+};
+use crate::domain::event::{Event, EventPattern, EventType, EventTypeName};
+use crate::domain::id::{ConnectionId, EventId, IdGenerator, KeyId, SubscriptionId, WorkerId};
+use crate::domain::key::{ApiKey, Role};
+use crate::domain::provider::{Grant, Permissions, ProviderId};
+use crate::domain::retry::RetryPolicy;
+use crate::domain::subscription::{Connection, SealedDocument, Subscription};
+
+mod accept;
+mod catalog;
+mod lease;
+mod listing;
+
+pub(crate) use accept::*;
+pub(crate) use catalog::*;
+pub(crate) use lease::*;
+pub(crate) use listing::*;
+
+/// Names every case as a test of a back end. `$open` is an async function that gives a guard and
+/// a fresh, empty store.
+macro_rules! cases {
+    ($open:ident: $($case:ident),+ $(,)?) => {
+        $(
+            #[tokio::test]
+            async fn $case() {
+                let (_guard, store) = $open().await;
+                $crate::store::conformance::$case(&store).await;
+            }
+        )+
+    };
+    ($open:ident) => {
+        $crate::store::conformance::cases!($open:
+            what_was_accepted_is_there_and_claimable,
+            a_batch_is_accepted_whole,
+            an_idempotency_key_gives_the_first_events_again,
+            an_idempotency_key_holds_among_fifty_callers_at_once,
+            a_stale_catalogue_accepts_nothing,
+            a_claim_takes_the_oldest_up_to_its_limit,
+            a_claim_passes_over_excluded_subscriptions,
+            a_lease_is_exclusive_until_it_ends,
+            a_result_under_a_lost_lease_is_refused,
+            attempts_are_counted_when_recorded,
+            a_released_lease_costs_no_attempt,
+            all_leases_can_be_ended_at_once,
+            a_retry_waits_until_it_is_due,
+            an_ordering_key_holds_back_later_deliveries_of_its_own_only,
+            an_external_id_comes_back_for_its_correlation_key,
+            a_manual_retry_begins_a_new_round,
+            switching_off_cancels_what_is_queued_and_what_fails_in_flight,
+            pausing_parks_and_resuming_makes_due,
+            a_deleted_subscription_cancels_what_is_queued,
+            deliveries_are_filtered_before_the_page_is_cut,
+            pages_stay_right_while_new_rows_come,
+            events_are_listed_by_type_key_and_time,
+            every_change_of_the_catalogue_raises_its_epoch,
+            the_catalogue_comes_back_as_it_was_put,
+            what_is_in_use_cannot_be_deleted,
+            grants_and_keys_come_back_as_they_were_put,
+        );
+    };
+}
+pub(crate) use cases;
+
+const T0: Timestamp = Timestamp(1_700_000_000_000);
+const LEASE: Duration = Duration::from_secs(60);
+
+/// Identifiers of one case.
+struct Fixture {
+    ids: IdGenerator,
+    worker: WorkerId,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let ids = IdGenerator::default();
+        let worker = ids.next(T0, || 1);
+        Self { ids, worker }
+    }
+
+    fn id<T: From<ulid::Ulid>>(&self, at: Timestamp) -> T {
+        self.ids.next(at, || 7)
+    }
+
+    fn event(&self, name: &str, at: Timestamp) -> Event {
+        Event {
+            id: self.id(at),
+            event_type: EventTypeName::parse(name).expect("name"),
+            payload: json!({"n": 1}).to_string().into(),
+            occurred_at: at,
+            received_at: at,
+            correlation_key: None,
+            system_ids: vec!["a".to_owned()],
+        }
+    }
+
+    fn subscription(&self, at: Timestamp) -> Subscription {
+        Subscription {
+            id: self.id(at),
+            name: "S".to_owned(),
+            events: EventPattern::parse("*").expect("pattern"),
+            provider: provider(),
+            config: SealedDocument {
+                version: 1,
+                json: json!({"url": "https://example.com/"}),
+            },
+            connection: None,
+            system_filter: vec!["a".to_owned()],
+            enabled: true,
+            disabled_reason: None,
+            paused: false,
+            ordered: false,
+            retry: Some(RetryPolicy { delays_ms: vec![5] }),
+            timeout_ms: Some(1_000),
+            created_at: at,
+            updated_at: at,
+        }
+    }
+
+    /// Puts a subscription and accepts one event for it.
+    async fn one(&self, store: &dyn Store) -> (Subscription, NewDelivery) {
+        let subscription = self.subscription(T0);
+        store
+            .put_subscription(subscription.clone())
+            .await
+            .expect("put");
+        let delivery = self
+            .emit(
+                store,
+                subscription.id,
+                self.event("incident.created", T0),
+                None,
+            )
+            .await;
+        (subscription, delivery)
+    }
+
+    async fn emit(
+        &self,
+        store: &dyn Store,
+        subscription: SubscriptionId,
+        event: Event,
+        ordering_key: Option<&str>,
+    ) -> NewDelivery {
+        let at = event.received_at;
+        let delivery = NewDelivery {
+            id: self.id(at),
+            event_id: event.id,
+            subscription_id: subscription,
+            provider: provider(),
+            ordering_key: ordering_key.map(Arc::from),
+        };
+        let request = request(store, vec![event], vec![delivery.clone()], at).await;
+        assert_eq!(store.accept(request).await.expect("accepts"), Accepted::New);
+        delivery
+    }
+
+    async fn claim(&self, store: &dyn Store, now: Timestamp, limit: usize) -> Vec<LeasedDelivery> {
+        let request = ClaimRequest {
+            worker: self.worker,
+            now,
+            lease_until: now.plus(LEASE),
+            limit,
+            exclude: Vec::new(),
+        };
+        store.claim(request).await.expect("claims").leased
+    }
+
+    async fn claim_one(&self, store: &dyn Store, now: Timestamp) -> LeasedDelivery {
+        let leased = self.claim(store, now, 10).await;
+        assert_eq!(leased.len(), 1, "{leased:?}");
+        leased.into_iter().next().expect("one")
+    }
+}
+
+fn provider() -> ProviderId {
+    ProviderId::parse("webhook").expect("id")
+}
+
+async fn request(
+    store: &dyn Store,
+    events: Vec<Event>,
+    deliveries: Vec<NewDelivery>,
+    at: Timestamp,
+) -> AcceptRequest {
+    AcceptRequest {
+        events: events.into_iter().map(Arc::new).collect(),
+        deliveries,
+        idempotency: None,
+        epoch: store.epoch().await.expect("epoch"),
+        at,
+    }
+}
+
+fn attempt(outcome: Outcome, message: &str) -> Attempt {
+    Attempt {
+        number: 0,
+        started_at: T0,
+        latency: Duration::from_micros(1_500),
+        outcome,
+        http_status: Some(200),
+        provider_version: Some("1.0.0".to_owned()),
+        message: message.to_owned(),
+        logs: vec![LogLine {
+            level: "info",
+            message: "hello".to_owned(),
+        }],
+    }
+}
+
+fn result(leased: &LeasedDelivery, outcome: Outcome, transition: Transition) -> LeaseResult {
+    LeaseResult {
+        id: leased.id,
+        token: leased.token,
+        attempt: Some(attempt(outcome, outcome.as_str())),
+        transition,
+        at: T0,
+    }
+}
+
+fn success(leased: &LeasedDelivery) -> LeaseResult {
+    result(
+        leased,
+        Outcome::Success,
+        Transition::Success { external_id: None },
+    )
+}
+
+fn failure(leased: &LeasedDelivery, transition: Transition) -> LeaseResult {
+    result(leased, Outcome::ProviderError, transition)
+}
+
+async fn state(store: &dyn Store, delivery: &NewDelivery) -> DeliveryState {
+    store
+        .delivery(delivery.id)
+        .await
+        .expect("read")
+        .expect("there")
+        .state
+}
