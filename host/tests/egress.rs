@@ -267,6 +267,45 @@ async fn a_server_that_dribbles_is_given_up_at_the_deadline() {
 }
 
 #[tokio::test]
+async fn a_server_that_never_comes_to_its_answer_is_given_up_at_the_deadline() {
+    let server = Server::start(|mut stream: TcpStream, _| async {
+        while stream
+            .write_all(b"HTTP/1.1 100 Continue\r\n\r\n")
+            .await
+            .is_ok()
+        {
+            tokio::task::yield_now().await;
+        }
+        stream
+    })
+    .await;
+    let timeout = Duration::from_millis(300);
+    let short = EgressLimits {
+        timeout,
+        ..limits()
+    };
+    let result = send(&open(), short, get(server.url("/"))).await;
+    assert_eq!(error(result), EgressError::Timeout(timeout));
+}
+
+#[tokio::test]
+async fn a_receiver_that_does_not_read_is_given_up_at_the_deadline() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+    let port = listener.local_addr().expect("an address").port();
+    let timeout = Duration::from_millis(300);
+    let short = EgressLimits {
+        timeout,
+        ..limits()
+    };
+    let mut request = get(format!("http://127.0.0.1:{port}/"));
+    request.method = Method::POST;
+    request.body = EgressBody::Bytes(Bytes::from(vec![0; 64 << 20]));
+    let result = send(&open(), short, request).await;
+    assert_eq!(error(result), EgressError::Timeout(timeout));
+    drop(listener);
+}
+
+#[tokio::test]
 async fn a_huge_answer_is_broken_off() {
     const SIZE: usize = 100 << 20;
     let written = Arc::new(AtomicUsize::new(0));

@@ -4,6 +4,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use tokio::sync::Semaphore;
+
 use super::RegistryConfig;
 use super::code_cache::CodeCache;
 use super::directory::{self, Content, ReadError};
@@ -14,12 +16,17 @@ use crate::plugin::compile_child::Compiler;
 use crate::plugin::component;
 use crate::plugin::engine::{LoadError, LoadedCode, Sandbox, check_header};
 
+/// Files read or compiled at one time.
+const LOADS_MAX: usize = 16;
+
 /// Everything that loading needs.
 pub(super) struct Loader {
     directory: PathBuf,
     compiler: Compiler,
     cache: Option<Arc<CodeCache>>,
     sandbox: Arc<Sandbox>,
+    /// Bounds the memory that the content of files under way takes.
+    under_way: Semaphore,
 }
 
 /// The component's own fault, in words for the admin.
@@ -47,10 +54,14 @@ impl Loader {
             compiler: config.compiler.clone(),
             cache,
             sandbox,
+            under_way: Semaphore::new(LOADS_MAX),
         }
     }
 
     pub(super) async fn load(&self, look: &Look) -> Outcome {
+        let Ok(_turn) = self.under_way.acquire().await else {
+            return Outcome::Changing;
+        };
         let path = self.directory.join(&look.file);
         let bytes_max = self.compiler.limits().wasm_bytes_max;
         let signature = look.signature;
