@@ -86,6 +86,8 @@ pub struct Setup {
     pub providers: Vec<&'static str>,
     /// The text of `grants.toml`.
     pub grants: String,
+    /// Its environment, which is empty otherwise.
+    pub environment: Vec<(&'static str, String)>,
 }
 
 impl Default for Setup {
@@ -93,6 +95,7 @@ impl Default for Setup {
         Self {
             providers: vec!["webhook"],
             grants: LOOPBACK_GRANTS.to_owned(),
+            environment: Vec::new(),
         }
     }
 }
@@ -199,7 +202,14 @@ impl Gateway {
         });
     }
 
-    /// A command of the binary on this data directory, in an empty environment.
+    /// Changes a variable of the environment, from the next start on.
+    pub fn set_environment(&mut self, name: &'static str, value: &str) {
+        let environment = &mut self.setup.environment;
+        environment.retain(|(found, _)| *found != name);
+        environment.push((name, value.to_owned()));
+    }
+
+    /// A command of the binary on this data directory, in the setup's environment.
     #[must_use]
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(binary());
@@ -209,6 +219,7 @@ impl Gateway {
             .arg(self.data_dir())
             .env_clear()
             .env("RUST_BACKTRACE", "1")
+            .envs(self.setup.environment.iter().cloned())
             .current_dir(self.home.path())
             .stdin(Stdio::null());
         command

@@ -211,6 +211,7 @@ async fn an_upgrade_that_asks_for_more_waits_while_the_version_before_serves() {
     let mut gateway = Gateway::start_with(Setup {
         providers: vec![],
         grants: String::new(),
+        ..Setup::default()
     })
     .await;
     let api = gateway.api();

@@ -239,3 +239,69 @@ async fn a_slack_webhook_url_is_a_secret_too() {
     assert!(message.contains("no_service"), "{tested}");
     assert!(!gateway.log().contains(secret_path));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_master_key_sends_nothing_and_the_right_one_mends_it() {
+    // 32 bytes each.
+    let (right, wrong) = (
+        "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=",
+        "ZmVkY2JhOTg3NjU0MzIxMGZlZGNiYTk4NzY1NDMyMTA=",
+    );
+    let mut gateway = Gateway::start_with(Setup {
+        environment: vec![("HOOKPORT_MASTER_KEY", right.into())],
+        ..Setup::default()
+    })
+    .await;
+    assert!(
+        !gateway.data_dir().join("vault.key").exists(),
+        "a key that is given is not made"
+    );
+    let receiver = Receiver::ok().await;
+    let api = gateway.api();
+    api.register("incident.created").await;
+    api.subscribe(&with(
+        webhook("incident.created", &receiver.url()),
+        json!({
+            "config": {"auth": {"type": "bearer", "token": TOKEN}},
+            "retry": {"delaysMs": []}
+        }),
+    ))
+    .await;
+
+    gateway.terminate().await;
+    gateway.set_environment("HOOKPORT_MASTER_KEY", wrong);
+    gateway.restart().await;
+    let api = gateway.api();
+    let id = api
+        .emit_one(&json!({"type": "incident.created", "payload": {}}))
+        .await;
+    let delivery = api.delivery_in(&id, "failed").await;
+    let attempt = &delivery["attemptLog"][0];
+    assert_eq!(attempt["outcome"], "unavailable", "{attempt}");
+    let message = attempt["message"].as_str().unwrap_or("");
+    assert!(message.contains("key"), "{attempt}");
+    assert!(receiver.settled().await.is_empty());
+
+    gateway.terminate().await;
+    gateway.set_environment("HOOKPORT_MASTER_KEY", "too short");
+    let output = gateway
+        .command(&["serve", "--listen", "127.0.0.1:0"])
+        .arg("--providers")
+        .arg(gateway.providers_dir())
+        .output()
+        .expect("it runs");
+    assert!(!output.status.success());
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("HOOKPORT_MASTER_KEY"), "{said}");
+    assert!(!said.contains("too short"), "{said}");
+
+    gateway.set_environment("HOOKPORT_MASTER_KEY", right);
+    gateway.restart().await;
+    let api = gateway.api();
+    api.act(&format!("/deliveries/{id}/retry"))
+        .await
+        .expect(202);
+    api.delivery_in(&id, "success").await;
+    let sent = receiver.requests()[0].header("authorization").to_owned();
+    assert_eq!(sent, format!("Bearer {TOKEN}"));
+}
