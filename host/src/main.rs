@@ -173,12 +173,27 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
 
 async fn serve(config: Config) -> anyhow::Result<()> {
     init_log(&config)?;
+    raise_open_files_limit();
     let gateway = Gateway::start(config).await?;
     println!("listening on http://{}", gateway.address);
     stop_signal().await?;
     tracing::info!("stopping: deliveries under way may end");
     gateway.stop().await;
     Ok(())
+}
+
+/// Lets the gateway open as many files as it is allowed to. The usual soft limit of 1,024 is less
+/// than the connections that are kept open to a handful of busy receivers.
+fn raise_open_files_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, current = limit.current, "the limit of open files cannot be raised");
+    }
 }
 
 fn init_log(config: &Config) -> anyhow::Result<()> {
