@@ -170,7 +170,6 @@ impl Gateway {
                 concurrency: usize::try_from(config.concurrency)?,
                 concurrency_per_subscription: usize::try_from(config.concurrency_per_subscription)?,
             },
-            under_way: crate::dispatch::worker::Shares::default(),
         });
         let (stop, stopping) = watch::channel(false);
         let working = tokio::spawn(worker.run(stopping.clone()));

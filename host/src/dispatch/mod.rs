@@ -3,6 +3,7 @@
 //! Sees traits and `domain` only: no database, no broker, no WebAssembly.
 
 pub mod accept;
+mod shares;
 pub mod snapshot;
 pub mod worker;
 

@@ -1,11 +1,10 @@
 //! Workers: leased deliveries become calls, calls become recorded attempts.
 //!
-//! A destination that stalls holds at most its own share of the slots: a subscription that has its
-//! share under way is passed over when work is claimed.
+//! A destination that stalls holds at most its own share of the slots: who has its share under
+//! way is passed over when work is claimed (`shares`).
 
-use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
@@ -14,6 +13,7 @@ use tokio::sync::{Semaphore, watch};
 
 use super::accept::Accepter;
 use super::operational;
+use super::shares::{Crowded, Shares};
 use super::snapshot::{Route, Snapshot, Snapshots};
 use crate::domain::clock::{Clock, Timestamp};
 use crate::domain::delivery::{Attempt, LeaseResult, LeasedDelivery, Outcome, Transition};
@@ -59,61 +59,26 @@ pub struct Worker {
     pub jitter: fn() -> f64,
     /// How much at one time.
     pub config: WorkerConfig,
-    /// Deliveries under way by subscription.
-    pub under_way: Shares,
-}
-
-/// Counts deliveries under way by subscription.
-#[derive(Debug, Default)]
-pub struct Shares(Mutex<HashMap<SubscriptionId, usize>>);
-
-impl Shares {
-    fn take(&self, id: SubscriptionId) {
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        *counts.entry(id).or_default() += 1;
-    }
-
-    /// How many are left under way.
-    fn give_back(&self, id: SubscriptionId) -> usize {
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(count) = counts.get_mut(&id) else {
-            return 0;
-        };
-        *count -= 1;
-        let left = *count;
-        if left == 0 {
-            counts.remove(&id);
-        }
-        left
-    }
-
-    /// The subscriptions with `most` or more under way.
-    fn full(&self, most: usize) -> Vec<SubscriptionId> {
-        let counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        counts
-            .iter()
-            .filter(|(_, count)| **count >= most)
-            .map(|(id, _)| *id)
-            .collect()
-    }
 }
 
 impl Worker {
     /// Works until `stop` turns true, then waits for what is under way.
     pub async fn run(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
         let slots = Arc::new(Semaphore::new(self.config.concurrency));
+        let shares = Arc::new(Shares::new(
+            self.config.concurrency,
+            self.config.concurrency_per_subscription,
+        ));
         loop {
             let free = tokio::select! {
                 permit = slots.clone().acquire_owned() => permit,
                 _ = stop.wait_for(|stop| *stop) => break,
             };
             let Ok(first) = free else { break };
-            let share = self.config.concurrency_per_subscription;
-            let limit = (slots.available_permits() + 1).min(share / 2 + 1);
             drop(first);
-            let full = || self.under_way.full(share);
+            let exclude = || self.passed_over(&shares.crowded());
             let batch = tokio::select! {
-                batch = self.queue.next(limit, &full) => batch,
+                batch = self.queue.next(shares.claim_max(), &exclude) => batch,
                 _ = stop.wait_for(|stop| *stop) => break,
             };
             let batch = match batch {
@@ -137,16 +102,36 @@ impl Worker {
                 let Ok(permit) = slots.clone().acquire_owned().await else {
                     break;
                 };
-                self.under_way.take(leased.subscription_id);
+                shares.take(leased.subscription_id, &leased.provider);
                 let (worker, snapshot) = (self.clone(), snapshot.clone());
+                let shares = shares.clone();
                 tokio::spawn(async move {
+                    let (id, provider) = (leased.subscription_id, leased.provider.clone());
                     worker.carry_out(&snapshot, leased).await;
                     drop(permit);
+                    if shares.give_back(id, &provider) {
+                        worker.queue.wake(worker.clock.now());
+                    }
                 });
             }
         }
         let all = u32::try_from(self.config.concurrency).unwrap_or(u32::MAX);
         let _ = slots.acquire_many(all).await;
+    }
+
+    /// The subscriptions that are passed over: crowded themselves, or of a crowded provider.
+    fn passed_over(&self, crowded: &Crowded) -> Vec<SubscriptionId> {
+        let mut subscriptions = crowded.subscriptions.clone();
+        if !crowded.providers.is_empty() {
+            let snapshot = self.snapshots.current();
+            let routes = snapshot.routes.values().map(|route| &route.subscription);
+            subscriptions.extend(
+                routes
+                    .filter(|subscription| crowded.providers.contains(&subscription.provider))
+                    .map(|subscription| subscription.id),
+            );
+        }
+        subscriptions
     }
 
     async fn carry_out(&self, snapshot: &Snapshot, leased: LeasedDelivery) {
@@ -160,10 +145,6 @@ impl Worker {
                 }
             }
             _ => self.settle(&leased, None, Transition::Cancelled).await,
-        }
-        // Room again for what was passed over; not at every single one, so that claims stay large.
-        if self.under_way.give_back(id) == self.config.concurrency_per_subscription * 3 / 4 {
-            self.queue.wake(self.clock.now());
         }
     }
 

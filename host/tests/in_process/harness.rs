@@ -12,7 +12,6 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, Request, header};
 use hookport::api::{Api, HealthCheck, new_key, router};
-use hookport::dispatch::worker::Shares;
 use hookport::dispatch::{Accepter, Ids, Snapshots, Worker, WorkerConfig, operational};
 use hookport::domain::clock::{Clock, Timestamp};
 use hookport::domain::key::{ApiKey, Role};
@@ -410,7 +409,6 @@ impl Gateway {
             clock: self.clock.clone(),
             jitter: || 0.0,
             config,
-            under_way: Shares::default(),
         });
         let (stop, stopping) = watch::channel(false);
         Working {

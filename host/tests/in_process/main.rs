@@ -6,6 +6,7 @@ mod bodies;
 mod catalogue;
 mod dispatch;
 mod events;
+mod fairness;
 mod harness;
 mod listings;
 mod roles;

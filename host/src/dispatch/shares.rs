@@ -1,0 +1,219 @@
+//! Who may take slots: a fair share for each subscription and each provider.
+//!
+//! Invariant: however many deliveries a destination has and however long it takes, the others
+//! find free slots. A subscription may have as many calls under way as there are slots left free
+//! (the dynamic threshold of Choudhury and Hahne, 1998): alone it gets half of them, and the more
+//! are crowded, the less each gets, but never all.
+//!
+//! A provider with twice as many calls under way as there are free slots is crowded too: each of
+//! its subscriptions then has a quarter of the usual share, so that a destination that stalls does
+//! not keep the provider from the others, and the last eighth of the slots is for other providers.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::domain::id::SubscriptionId;
+use crate::domain::provider::ProviderId;
+
+/// A provider is crowded with so many calls under way for each free slot.
+const PROVIDER_WEIGHT: usize = 2;
+/// What part of its share a subscription of a crowded provider has.
+const CROWDED_PART: usize = 4;
+/// What part of the slots is for others than a crowded provider.
+const RESERVED_PART: usize = 8;
+
+/// Counts deliveries under way, and says who has its share.
+#[derive(Debug)]
+pub(super) struct Shares {
+    counts: Mutex<Counts>,
+    slots: usize,
+    per_subscription_max: usize,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    all: usize,
+    by_subscription: HashMap<SubscriptionId, (ProviderId, usize)>,
+    by_provider: HashMap<ProviderId, usize>,
+    /// Something was passed over since it was last said that there is room.
+    passed_over: bool,
+}
+
+/// What is passed over when work is claimed.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Crowded {
+    pub(super) subscriptions: Vec<SubscriptionId>,
+    pub(super) providers: Vec<ProviderId>,
+}
+
+impl Shares {
+    /// Shares `slots`; no subscription gets more than `per_subscription_max`.
+    pub(super) fn new(slots: usize, per_subscription_max: usize) -> Self {
+        Self {
+            counts: Mutex::default(),
+            slots,
+            per_subscription_max,
+        }
+    }
+
+    fn counts(&self) -> MutexGuard<'_, Counts> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How much to claim at once: all of it may be for one subscription, which must not get far
+    /// above its share by it.
+    pub(super) fn claim_max(&self) -> usize {
+        let free = self.slots.saturating_sub(self.counts().all);
+        free.div_ceil(4).max(1)
+    }
+
+    pub(super) fn take(&self, subscription: SubscriptionId, provider: &ProviderId) {
+        let mut counts = self.counts();
+        counts.all += 1;
+        let of_subscription = counts.by_subscription.entry(subscription);
+        of_subscription.or_insert_with(|| (provider.clone(), 0)).1 += 1;
+        *counts.by_provider.entry(provider.clone()).or_default() += 1;
+    }
+
+    /// True: who was passed over may have room now, and a look at the queue is due.
+    pub(super) fn give_back(&self, subscription: SubscriptionId, provider: &ProviderId) -> bool {
+        let mut counts = self.counts();
+        counts.all = counts.all.saturating_sub(1);
+        let mut left = 0;
+        if let Some((_, count)) = counts.by_subscription.get_mut(&subscription) {
+            *count -= 1;
+            left = *count;
+        }
+        if left == 0 {
+            counts.by_subscription.remove(&subscription);
+        }
+        if let Some(count) = counts.by_provider.get_mut(provider) {
+            *count -= 1;
+            if *count == 0 {
+                counts.by_provider.remove(provider);
+            }
+        }
+        let share = self.share(&counts, provider);
+        // Not at every single one, so that claims stay large.
+        let room = counts.passed_over && left <= share * 3 / 4;
+        counts.passed_over &= !room;
+        room
+    }
+
+    /// Slots that one subscription of `provider` may have now.
+    fn share(&self, counts: &Counts, provider: &ProviderId) -> usize {
+        let free = self.slots.saturating_sub(counts.all).max(1);
+        let of_provider = counts.by_provider.get(provider).copied().unwrap_or(0);
+        let part = if of_provider >= free.saturating_mul(PROVIDER_WEIGHT) {
+            CROWDED_PART
+        } else {
+            1
+        };
+        (free / part).clamp(1, self.per_subscription_max.max(1))
+    }
+
+    /// Who has its share.
+    pub(super) fn crowded(&self) -> Crowded {
+        let mut counts = self.counts();
+        let free = self.slots.saturating_sub(counts.all).max(1);
+        let mut crowded = Crowded::default();
+        for (id, (provider, count)) in &counts.by_subscription {
+            if *count >= self.share(&counts, provider) {
+                crowded.subscriptions.push(*id);
+            }
+        }
+        if free <= self.slots / RESERVED_PART {
+            let providers = counts.by_provider.iter();
+            crowded.providers = providers
+                .filter(|(_, count)| **count >= free.saturating_mul(PROVIDER_WEIGHT))
+                .map(|(provider, _)| provider.clone())
+                .collect();
+        }
+        counts.passed_over |= crowded != Crowded::default();
+        crowded
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ulid::Ulid;
+
+    use super::*;
+
+    const SLOTS: usize = 64;
+
+    fn subscription(n: u128) -> SubscriptionId {
+        Ulid(n).into()
+    }
+
+    fn provider(name: &str) -> ProviderId {
+        ProviderId::parse(name).expect("an id")
+    }
+
+    /// Claims for a subscription with endless work, until it is passed over; how much it got.
+    fn flood(shares: &Shares, n: u128, name: &str) -> usize {
+        let (id, provider) = (subscription(n), provider(name));
+        let mut taken = 0;
+        loop {
+            let crowded = shares.crowded();
+            if crowded.subscriptions.contains(&id) || crowded.providers.contains(&provider) {
+                return taken;
+            }
+            for _ in 0..shares.claim_max() {
+                shares.take(id, &provider);
+                taken += 1;
+            }
+        }
+    }
+
+    #[test]
+    fn one_flood_gets_half_and_several_leave_room_for_another() {
+        let shares = Shares::new(SLOTS, SLOTS);
+        let first = flood(&shares, 1, "a");
+        assert!((SLOTS / 2..SLOTS * 5 / 8).contains(&first), "{first}");
+        for n in 2..5 {
+            assert!(flood(&shares, n, &format!("b{n}")) > 0, "{n}");
+        }
+        assert!(shares.counts().all < SLOTS, "never all");
+        assert!(flood(&shares, 9, "c") > 0, "and still a slot");
+    }
+
+    #[test]
+    fn a_provider_leaves_room_however_many_subscriptions_it_has() {
+        let shares = Shares::new(SLOTS, SLOTS);
+        let taken: usize = (0..1_000).map(|n| flood(&shares, n, "a")).sum();
+        assert!(taken < SLOTS, "{taken}");
+        assert!(flood(&shares, 2_000, "b") > 0);
+    }
+
+    #[test]
+    fn a_flood_does_not_keep_its_provider_from_others() {
+        let shares = Shares::new(SLOTS, SLOTS);
+        for n in 0..3 {
+            flood(&shares, n, "a");
+        }
+        assert!(flood(&shares, 9, "a") > 0);
+    }
+
+    #[test]
+    fn the_configured_maximum_holds() {
+        let shares = Shares::new(SLOTS, 1);
+        flood(&shares, 1, "a");
+        assert_eq!(shares.crowded().subscriptions, [subscription(1)]);
+    }
+
+    #[test]
+    fn room_is_told_of_once_and_only_to_who_was_passed_over() {
+        let shares = Shares::new(8, 8);
+        let a = provider("a");
+        shares.take(subscription(1), &a);
+        assert!(!shares.give_back(subscription(1), &a), "nobody waits");
+        let taken = flood(&shares, 1, "a");
+        let told = (0..taken)
+            .filter(|_| shares.give_back(subscription(1), &a))
+            .count();
+        assert_eq!(told, 1);
+        let counts = shares.counts();
+        assert_eq!((counts.all, counts.by_subscription.len()), (0, 0));
+    }
+}
