@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use tokio_util::task::AbortOnDropHandle;
 use wasmtime::{PoolConcurrencyLimitError, Store, Trap, UpdateDeadline};
 
 use super::bindings::Provider;
@@ -44,7 +45,8 @@ where
     let store = new_store(sandbox, &shared);
     let pre = code.pre.clone();
     let for_task = shared.clone();
-    let task = tokio::spawn(async move {
+    // A caller that gives up takes the task with it, and its place in the pool becomes free.
+    let task = AbortOnDropHandle::new(tokio::spawn(async move {
         let mut store = store;
         let timeout = for_task.context.timeout;
         let work = async {
@@ -63,7 +65,7 @@ where
                 timeout.as_millis()
             ))),
         }
-    });
+    }));
     let result = task.await.unwrap_or_else(|_| {
         Err(CallFailure::Trap(
             "a host function failed; the gateway's log has more".to_owned(),

@@ -12,7 +12,7 @@ use super::cache::GuestCache;
 use super::call::{self, AsyncCall};
 use super::engine::{LoadedCode, Sandbox};
 use super::limits::Limits;
-use super::state::{CallContext, CallState, EffectivePermissions, MESSAGE_BYTES_MAX};
+use super::state::{CallContext, CallShared, CallState, EffectivePermissions, MESSAGE_BYTES_MAX};
 use super::{
     CallFailure, CallReport, DeliverCall, DocumentKind, GuestDocument, OptionsCall, Receipt,
     SelectOption,
@@ -328,16 +328,35 @@ impl AsyncCall<serde_json::Value> for Migrate {
         let answer = provider
             .call_migrate_config(&mut *store, kind, self.from, &self.json.to_string())
             .await?;
+        let shared = &store.data().shared;
         Ok(match answer {
-            // Not sanitised: a migrated document is stored, and what it holds of secrets are
-            // handles, not values.
-            Ok(json) => serde_json::from_str(&json).map_err(|error| CallFailure::Provider {
-                message: format!("migrate-config returned no JSON: {error}"),
-                retry: RetryAdvice::Never,
-            }),
+            // Not sanitised: a migrated document is stored as it is, or not at all.
+            Ok(json) => match serde_json::from_str(&json) {
+                Ok(document) if leaks(shared, &self.json, &document) => Err(CallFailure::Denied(
+                    "the document that migrate-config returned holds the text of a secret, which would be stored unencrypted"
+                        .to_owned(),
+                )),
+                Ok(document) => Ok(document),
+                Err(error) => Err(CallFailure::Provider {
+                    message: format!("migrate-config returned no JSON: {error}"),
+                    retry: RetryAdvice::Never,
+                }),
+            },
             Err(message) => own_words(store, Err(message)).map(serde_json::Value::from),
         })
     }
+}
+
+/// Whether a migrated document holds a secret in plain text. A guest sees only handles, but a
+/// receiver may have told it more. Text that stood in the document before is the admin's own.
+fn leaks(shared: &CallShared, before: &str, after: &serde_json::Value) -> bool {
+    let holds = |text: &str| {
+        let sets = shared.secret_sets();
+        sets.iter()
+            .any(|set| set.mask_bytes(text.as_bytes()).is_some())
+    };
+    // Printed anew, so that escapes hide nothing.
+    holds(&after.to_string()) && !holds(before)
 }
 
 /// A plain answer of the guest, sanitised.

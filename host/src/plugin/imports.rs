@@ -27,6 +27,9 @@ const BASE64_LENIENT: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
+/// Headers of one request. `HeaderMap` panics beyond 32768.
+const HEADERS_MAX: usize = 1_000;
+
 impl types::Host for CallState {}
 
 impl secrets::Host for CallState {
@@ -154,6 +157,11 @@ impl CallState {
         let Ok(url) = String::from_utf8(url) else {
             return invalid("url: not UTF-8");
         };
+        if request.headers.len() > HEADERS_MAX {
+            let text = format!("a request with more than {HEADERS_MAX} headers");
+            self.shared.limit(text.clone());
+            return Ok(Err(wit::Error::Limit(text)));
+        }
         let mut headers = HeaderMap::with_capacity(request.headers.len() + 1);
         for (name, segments) in &request.headers {
             let Ok(name) = HeaderName::from_bytes(name.as_bytes()) else {

@@ -148,7 +148,8 @@ impl CallShared {
         *self.turn.lock().unwrap_or_else(PoisonError::into_inner) = permit;
     }
 
-    fn secret_sets(&self) -> [&SecretSet; 2] {
+    /// Secrets of the config and of the connection.
+    pub(super) fn secret_sets(&self) -> [&SecretSet; 2] {
         let config = &*self.context.config.secrets;
         let connection = self.context.connection.as_ref();
         [
