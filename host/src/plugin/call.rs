@@ -188,12 +188,15 @@ fn trapped(
 }
 
 /// Whether wasmtime stopped the guest for exceeding what the host sets aside for one call:
-/// bytes handed over, handles, entries of the resource table. These have no error type.
+/// bytes handed over, entries of the resource table, handles, header fields. Most of these have
+/// no error type.
 fn is_host_allowance(text: &str) -> bool {
     [
         "fuel allocated for hostcalls",
-        "store handle limit exceeded",
         "resource table has no free keys",
+        "store handle limit exceeded",
+        "too many fields in the field map",
+        "total size of fields exceeds limit",
     ]
     .iter()
     .any(|needle| text.contains(needle))

@@ -130,22 +130,21 @@ static TOKEN_SHAPES: LazyLock<Option<Regex>> = LazyLock::new(|| {
 /// `bytes_max`.
 #[must_use]
 pub fn sanitize(text: String, secrets: &[&SecretSet], bytes_max: usize) -> String {
-    // Cut first with room to spare: masking must not cost more than the text is worth, and a
-    // secret that straddles the cut is masked before the final cut removes its beginning.
-    let mut text = cut(text, bytes_max.saturating_mul(2).saturating_add(4_096));
-    for set in secrets {
-        text = set.mask(text);
+    // Masked whole, before any cut: what is masked shrinks, so that the beginning of a secret
+    // behind a first cut could move in front of the last one. What a guest hands over is capped.
+    let mask = |text: String| secrets.iter().fold(text, |text, set| set.mask(text));
+    let removed = |c: char| c.is_control() && c != '\n' && c != '\t';
+    let mut text = mask(text);
+    if text.contains(removed) {
+        text.retain(|c| !removed(c));
+        // They may have stood inside a secret.
+        text = mask(text);
     }
+    let mut text = cut(text, bytes_max.saturating_mul(2).saturating_add(4_096));
     if let Some(shapes) = TOKEN_SHAPES.as_ref()
         && shapes.is_match(&text)
     {
         text = shapes.replace_all(&text, MASK).into_owned();
-    }
-    if text
-        .chars()
-        .any(|c| c.is_control() && c != '\n' && c != '\t')
-    {
-        text.retain(|c| !c.is_control() || c == '\n' || c == '\t');
     }
     cut(text, bytes_max)
 }
@@ -192,6 +191,25 @@ mod tests {
             let text = sanitize(format!("error: {token}"), &[], 200);
             assert_eq!(text, "error: [secret]");
         }
+    }
+
+    #[test]
+    fn no_beginning_of_a_secret_survives_a_cut() {
+        let secret = "correct horse battery staple";
+        let set = set(secret);
+        for shift in 0..secret.len() {
+            let text = format!("{}{}", "-".repeat(shift), secret.repeat(400));
+            let text = sanitize(text, &[&set], 2_000);
+            let rest = text.replace(MASK, "");
+            let rest = rest.trim_start_matches('-');
+            assert!(!rest.contains("corr"), "{rest}");
+        }
+    }
+
+    #[test]
+    fn control_characters_hide_no_secret() {
+        let text = "hunter2\u{0}-hun\u{7}ter2".to_owned();
+        assert_eq!(sanitize(text, &[&set("hunter2-hunter2")], 100), MASK);
     }
 
     #[test]

@@ -11,8 +11,11 @@ use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 
 use super::state::CallShared;
 
-/// Longest line; the rest starts a new one.
-const LINE_BYTES_MAX: usize = 4 << 10;
+/// Longest line that is looked at; the rest of it is dropped.
+const LINE_BYTES_MAX: usize = 64 << 10;
+/// What goes from the end of a line that was too long: a secret may begin there whose end was
+/// dropped, and which is therefore not masked.
+const UNSURE_BYTES: usize = 16 << 10;
 /// Bytes taken from the guest in one write.
 const WRITE_BYTES_MAX: usize = 64 << 10;
 
@@ -36,31 +39,35 @@ impl GuestOutput {
     fn take(&self, bytes: &[u8]) {
         let mut line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
         for &byte in bytes {
-            if byte == b'\n' || line.len() >= LINE_BYTES_MAX {
-                self.end_line(&mut line);
-            }
-            if byte != b'\n' {
+            if byte == b'\n' {
+                self.end_line(std::mem::take(&mut *line));
+            } else if line.len() < LINE_BYTES_MAX {
                 line.push(byte);
             }
         }
     }
 
-    fn end_line(&self, line: &mut Vec<u8>) {
+    fn end_line(&self, mut line: Vec<u8>) {
+        if line.len() >= LINE_BYTES_MAX {
+            line = self.shared.mask_bytes(line);
+            line.truncate(line.len().saturating_sub(UNSURE_BYTES));
+            line.extend("…".as_bytes());
+        }
         if !line.is_empty() {
-            let text = String::from_utf8_lossy(line).into_owned();
-            line.clear();
-            self.shared.log(self.name, text);
+            self.shared
+                .log(self.name, String::from_utf8_lossy(&line).into_owned());
         }
     }
 }
 
 impl Drop for GuestOutput {
     fn drop(&mut self) {
-        let line = std::mem::take(&mut *self.line.lock().unwrap_or_else(PoisonError::into_inner));
-        if !line.is_empty() {
-            self.shared
-                .log(self.name, String::from_utf8_lossy(&line).into_owned());
+        // The others go on with the line.
+        if Arc::strong_count(&self.line) > 1 {
+            return;
         }
+        let line = std::mem::take(&mut *self.line.lock().unwrap_or_else(PoisonError::into_inner));
+        self.end_line(line);
     }
 }
 

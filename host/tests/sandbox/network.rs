@@ -83,7 +83,7 @@ async fn loopback_is_denied_however_it_is_written() {
             "[::ffff:127.0.0.1]",
             "[::ffff:7f00:1]",
             "localhost",
-            "LOCALHOST.",
+            "LocalHost",
         ] {
             let url = format!("http://{host}:{}/in", receiver.port);
             let report = deliver(&guest, json!({"mode": mode, "url": url})).await;
