@@ -117,11 +117,12 @@ impl Accepter {
             let events = match events {
                 Ok(events) => events,
                 // The type may have been registered a moment ago, by another process.
-                Err(error) if self.snapshots.renew().await?.epoch == snapshot.epoch => {
-                    return Err(error);
-                }
-                Err(_) => {
-                    snapshot = self.snapshots.current();
+                Err(error) => {
+                    let latest = self.snapshots.latest().await?;
+                    if latest.epoch == snapshot.epoch {
+                        return Err(error);
+                    }
+                    snapshot = latest;
                     continue;
                 }
             };

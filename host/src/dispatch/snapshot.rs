@@ -46,7 +46,7 @@ pub struct Snapshot {
     /// The epoch.
     pub epoch: CatalogEpoch,
     /// Event types by name.
-    pub event_types: HashMap<String, RegisteredType>,
+    pub event_types: HashMap<String, Arc<RegisteredType>>,
     /// Subscriptions by identifier.
     pub routes: HashMap<SubscriptionId, Arc<Route>>,
     /// Connections by identifier.
@@ -58,11 +58,17 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    fn new(catalog: Catalog) -> Self {
+    /// What did not change since `before` is taken over: schemas stay compiled, secrets open.
+    fn new(catalog: Catalog, before: Option<&Self>) -> Self {
         let event_types = catalog
             .event_types
             .into_iter()
             .map(|event_type| {
+                let name = event_type.name.as_str().to_owned();
+                let known = before.and_then(|before| before.event_types.get(&name));
+                if let Some(known) = known.filter(|known| known.event_type == event_type) {
+                    return (name, known.clone());
+                }
                 // Compiled once when it was registered; a schema that no longer compiles after an
                 // upgrade must not stop every event.
                 let validator = event_type.payload_schema.as_ref().and_then(|schema| {
@@ -72,18 +78,22 @@ impl Snapshot {
                         })
                         .ok()
                 });
-                (event_type.name.as_str().to_owned(), RegisteredType { event_type, validator })
+                (name, Arc::new(RegisteredType { event_type, validator }))
             })
             .collect();
         let mut exact: HashMap<String, Vec<Arc<Route>>> = HashMap::new();
         let mut wildcard = Vec::new();
         let mut routes = HashMap::new();
         for subscription in catalog.subscriptions {
-            let route = Arc::new(Route {
-                name: subscription.name.as_str().into(),
-                subscription: Arc::new(subscription),
-                config: OnceLock::new(),
-            });
+            let known = before.and_then(|before| before.routes.get(&subscription.id));
+            let route = match known.filter(|known| *known.subscription == subscription) {
+                Some(known) => known.clone(),
+                None => Arc::new(Route {
+                    name: subscription.name.as_str().into(),
+                    subscription: Arc::new(subscription),
+                    config: OnceLock::new(),
+                }),
+            };
             match route.subscription.events.exact() {
                 Some(name) => exact
                     .entry(name.to_owned())
@@ -97,11 +107,15 @@ impl Snapshot {
             .connections
             .into_iter()
             .map(|connection| {
-                let shared = SharedConnection {
-                    connection: Arc::new(connection),
-                    opened: OnceLock::new(),
+                let known = before.and_then(|before| before.connections.get(&connection.id));
+                let shared = match known.filter(|known| *known.connection == connection) {
+                    Some(known) => known.clone(),
+                    None => Arc::new(SharedConnection {
+                        connection: Arc::new(connection),
+                        opened: OnceLock::new(),
+                    }),
                 };
-                (shared.connection.id, Arc::new(shared))
+                (shared.connection.id, shared)
             })
             .collect();
         Self {
@@ -204,7 +218,7 @@ impl Snapshots {
     /// # Errors
     /// When the store is unavailable or cannot be read.
     pub async fn load(store: Arc<dyn CatalogStore>) -> Result<Self, StoreError> {
-        let snapshot = Snapshot::new(store.catalog().await?);
+        let snapshot = Snapshot::new(store.catalog().await?, None);
         Ok(Self {
             store,
             current: ArcSwap::from_pointee(snapshot),
@@ -231,6 +245,14 @@ impl Snapshots {
         self.renew_from(current.epoch).await
     }
 
+    /// One as new as the store: the one at hand, when nothing has changed.
+    ///
+    /// # Errors
+    /// When the store is unavailable.
+    pub async fn latest(&self) -> Result<Arc<Snapshot>, StoreError> {
+        self.at(self.store.epoch().await?).await
+    }
+
     /// A fresh one, after a change of one's own.
     ///
     /// # Errors
@@ -246,7 +268,7 @@ impl Snapshots {
     pub async fn edit(&self) -> Result<Edit<'_>, StoreError> {
         let alone = self.editing.lock().await;
         Ok(Edit {
-            snapshot: self.at(self.store.epoch().await?).await?,
+            snapshot: self.latest().await?,
             snapshots: self,
             _alone: alone,
         })
@@ -258,8 +280,44 @@ impl Snapshots {
         if current.epoch > seen && current.epoch == self.store.epoch().await? {
             return Ok(current);
         }
-        let fresh = Arc::new(Snapshot::new(self.store.catalog().await?));
+        let catalog = self.store.catalog().await?;
+        let fresh = Arc::new(Snapshot::new(catalog, Some(&current)));
         self.current.store(fresh.clone());
         Ok(fresh)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::domain::clock::Timestamp;
+    use crate::domain::event::EventTypeName;
+
+    fn event_type(name: &str, description: &str) -> EventType {
+        EventType {
+            name: EventTypeName::parse(name).expect("a name"),
+            display_name: name.to_owned(),
+            description: description.to_owned(),
+            payload_schema: Some(json!({"type": "object"})),
+            example: None,
+            created_at: Timestamp(1),
+            updated_at: Timestamp(1),
+        }
+    }
+
+    #[test]
+    fn what_did_not_change_is_taken_over() {
+        let catalog = |description: &str| Catalog {
+            event_types: vec![event_type("a.same", ""), event_type("a.other", description)],
+            ..Catalog::default()
+        };
+        let before = Snapshot::new(catalog("before"), None);
+        let after = Snapshot::new(catalog("after"), Some(&before));
+        let same = |name: &str| Arc::ptr_eq(&before.event_types[name], &after.event_types[name]);
+        assert!(same("a.same"));
+        assert!(!same("a.other"));
+        assert_eq!(after.event_types["a.other"].event_type.description, "after");
     }
 }
