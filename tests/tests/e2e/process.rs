@@ -121,7 +121,7 @@ async fn health_names_its_dependencies_and_needs_no_key() {
         assert!(dependency["name"].is_string(), "{dependency}");
         assert_eq!(dependency["status"], "ok", "{dependency}");
     }
-    assert_eq!(api.get("/livez").await.status, 204);
+    assert!(matches!(api.get("/livez").await.status, 200 | 204));
     let openapi = api.get("/openapi.json").await.expect(200);
     let paths = openapi["paths"].as_object().expect("paths");
     assert!(paths.len() >= 20, "{:?}", paths.keys());
