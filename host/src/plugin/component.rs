@@ -468,6 +468,8 @@ fn versioned(field: &str, wit: wit::VersionedSchema) -> Result<VersionedSchema, 
     }
     crate::domain::schema::compile(&schema)
         .map_err(|error| DescribeError(format!("{field}.schema: {error}")))?;
+    crate::vault::document::check_schema(&schema)
+        .map_err(|error| DescribeError(format!("{field}.schema: {error}")))?;
     Ok(VersionedSchema {
         version: wit.version,
         schema,

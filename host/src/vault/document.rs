@@ -30,43 +30,129 @@ pub struct Redacted {
     pub secrets_set: Vec<String>,
 }
 
+/// Schema nodes looked at for one leaf. A schema that needs more is made to cost time, not to
+/// describe a form; its leaves count as secret, which hides too much rather than too little.
+const STEPS_MAX: u32 = 10_000;
+
 /// Whether the schema marks the place `pointer` (as segments) as secret.
-fn is_secret(root: &Value, schema: &Value, segments: &[&str], depth: usize) -> bool {
+fn is_secret(
+    root: &Value,
+    schema: &Value,
+    segments: &[&str],
+    depth: usize,
+    steps: &mut u32,
+) -> bool {
     if depth > DEPTH_MAX {
         return false;
     }
-    if let Some(reference) = schema.get("$ref").and_then(Value::as_str)
-        && let Some(target) = reference
-            .strip_prefix('#')
-            .and_then(|pointer| root.pointer(pointer))
-        && is_secret(root, target, segments, depth + 1)
-    {
+    *steps += 1;
+    if *steps > STEPS_MAX {
+        return true;
+    }
+    let mut look = |schema: Option<&Value>, segments: &[&str]| {
+        schema.is_some_and(|schema| is_secret(root, schema, segments, depth + 1, steps))
+    };
+    let reference = schema.get("$ref").and_then(Value::as_str);
+    let target = reference.and_then(|reference| root.pointer(reference.strip_prefix('#')?));
+    if look(target, segments) {
         return true;
     }
     for keyword in ["allOf", "anyOf", "oneOf"] {
         let branches = schema.get(keyword).and_then(Value::as_array);
-        if branches.is_some_and(|branches| {
-            branches
-                .iter()
-                .any(|branch| is_secret(root, branch, segments, depth + 1))
-        }) {
-            return true;
+        for branch in branches.into_iter().flatten() {
+            if look(Some(branch), segments) {
+                return true;
+            }
         }
     }
     let Some((first, rest)) = segments.split_first() else {
         return schema.get("x-secret") == Some(&Value::Bool(true));
     };
-    let below =
-        |next: Option<&Value>| next.is_some_and(|next| is_secret(root, next, rest, depth + 1));
-    below(
-        schema
-            .get("properties")
-            .and_then(|properties| properties.get(*first)),
-    ) || below(schema.get("additionalProperties"))
-        || below(schema.get("items"))
-        || first
-            .parse::<usize>()
-            .is_ok_and(|index| below(schema.get("prefixItems").and_then(|items| items.get(index))))
+    let member = |keyword: &str| schema.get(keyword).and_then(|members| members.get(*first));
+    let index = first.parse::<usize>().ok();
+    let item = index.and_then(|index| schema.get("prefixItems")?.get(index));
+    look(member("properties"), rest)
+        || look(schema.get("additionalProperties"), rest)
+        || look(schema.get("items"), rest)
+        || look(item, rest)
+}
+
+/// Checks that every secret that a provider's schema marks can be sealed: it is a string, and it
+/// stands where documents are searched for secrets.
+///
+/// # Errors
+/// With the place in the schema and the remedy.
+pub fn check_schema(schema: &Value) -> Result<(), String> {
+    check_node(schema, "#", 0)
+}
+
+fn check_node(schema: &Value, place: &str, depth: usize) -> Result<(), String> {
+    const SEARCHED: [&str; 5] = [
+        "additionalProperties",
+        "items",
+        "not",
+        "contains",
+        "propertyNames",
+    ];
+    if depth > DEPTH_MAX {
+        return Err(format!("{place}: nested deeper than {DEPTH_MAX} levels"));
+    }
+    let Some(keywords) = schema.as_object() else {
+        return Ok(());
+    };
+    if schema.get("x-secret") == Some(&Value::Bool(true)) {
+        let kinds = match schema.get("type") {
+            Some(Value::Array(kinds)) => kinds.clone(),
+            Some(kind) => vec![kind.clone()],
+            None => Vec::new(),
+        };
+        let text_only = kinds.iter().all(|kind| kind == "string" || kind == "null");
+        if kinds.is_empty() || !text_only {
+            return Err(format!(
+                "{place}: x-secret stands on a string: write \"type\": \"string\""
+            ));
+        }
+    }
+    for (keyword, below) in keywords {
+        let place = format!("{place}/{keyword}");
+        match keyword.as_str() {
+            "properties" | "$defs" | "definitions" => {
+                for (name, member) in below.as_object().into_iter().flatten() {
+                    check_node(member, &format!("{place}/{name}"), depth + 1)?;
+                }
+            }
+            "allOf" | "anyOf" | "oneOf" | "prefixItems" => {
+                for (index, branch) in below.as_array().into_iter().flatten().enumerate() {
+                    check_node(branch, &format!("{place}/{index}"), depth + 1)?;
+                }
+            }
+            name if SEARCHED.contains(&name) => check_node(below, &place, depth + 1)?,
+            "default" | "examples" | "const" | "enum" => {}
+            _ if mentions_secret(below, 0) => {
+                return Err(format!(
+                    "{place}: a secret cannot stand here; use properties, items or the branches of oneOf"
+                ));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn mentions_secret(value: &Value, depth: usize) -> bool {
+    if depth > DEPTH_MAX {
+        return true;
+    }
+    match value {
+        Value::Object(members) => {
+            members.contains_key("x-secret")
+                || members
+                    .values()
+                    .any(|member| mentions_secret(member, depth + 1))
+        }
+        Value::Array(items) => items.iter().any(|item| mentions_secret(item, depth + 1)),
+        _ => false,
+    }
 }
 
 fn escape(segment: &str) -> String {
@@ -217,7 +303,7 @@ impl Vault {
 fn secret_at(schema: &Value, pointer: &str) -> bool {
     let segments = segments(pointer);
     let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
-    is_secret(schema, schema, &segments, 0)
+    is_secret(schema, schema, &segments, 0, &mut 0)
 }
 
 /// A document for the API: secrets hidden, their places named.
@@ -347,6 +433,29 @@ mod tests {
                 .expect_err("refused");
             assert_eq!(error, VaultError::Smuggled("/auth/token".to_owned()));
         }
+    }
+
+    #[test]
+    fn secrets_that_could_not_be_sealed_are_refused_with_the_schema() {
+        check_schema(&schema()).expect("fine");
+        for bad in [
+            json!({"properties": {"a": {"type": "object", "x-secret": true}}}),
+            json!({"properties": {"a": {"x-secret": true}}}),
+            json!({"patternProperties": {"^k": {"type": "string", "x-secret": true}}}),
+            json!({"if": {"properties": {"a": {"type": "string", "x-secret": true}}}}),
+        ] {
+            assert!(check_schema(&bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_schema_made_to_cost_time_hides_rather_than_hangs() {
+        let schema = json!({
+            "properties": {"a": {"$ref": "#/$defs/n"}},
+            "$defs": {"n": {"anyOf": [{"$ref": "#/$defs/n"}, {"$ref": "#/$defs/n"}]}},
+        });
+        let sealed = vault().seal_document(ROW, &schema, 1, json!({"a": "text"}));
+        assert_eq!(redact(&sealed).secrets_set, ["/a"]);
     }
 
     #[test]

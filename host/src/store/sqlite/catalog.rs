@@ -226,17 +226,24 @@ pub(super) async fn put_subscription(
     bump(connection).await
 }
 
-/// What is in flight is cancelled when its attempt ends without success.
+/// What is in flight is cancelled when its attempt ends without success. What waits is found
+/// through the indexes of due and of parked deliveries, whose size is the backlog's: the
+/// subscription's history may be long.
 async fn cancel_queued(
     connection: &mut SqliteConnection,
     id: SubscriptionId,
     at: Timestamp,
 ) -> Result<()> {
-    sqlx::query("UPDATE deliveries SET state = 5, due_at = NULL, updated_at = ? WHERE subscription_id = ? AND state IN (0, 1) AND state <= 2")
-        .bind(at.0)
-        .bind(id.to_string())
-        .execute(connection)
-        .await?;
+    for waiting in [
+        "UPDATE deliveries INDEXED BY deliveries_due SET state = 5, due_at = NULL, updated_at = ? WHERE subscription_id = ? AND due_at IS NOT NULL AND state IN (0, 1)",
+        "UPDATE deliveries INDEXED BY deliveries_parked SET state = 5, updated_at = ? WHERE subscription_id = ? AND state <= 2 AND due_at IS NULL",
+    ] {
+        sqlx::query(waiting)
+            .bind(at.0)
+            .bind(id.to_string())
+            .execute(&mut *connection)
+            .await?;
+    }
     Ok(())
 }
 

@@ -35,6 +35,8 @@ mod writer;
 
 use writer::Writer;
 
+/// How long a health check waits for the writer.
+const PING_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(3);
 /// Connections for listings and details.
 const READERS: u32 = 4;
 
@@ -298,7 +300,18 @@ impl CatalogStore for SqliteStore {
 impl Store for SqliteStore {
     async fn ping(&self) -> Result<()> {
         sqlx::query("SELECT 1").execute(&self.readers).await?;
-        Ok(())
+        // The writer is what matters: a full disk shows there, and nowhere else.
+        let write = self.writer.run(|connection| {
+            Box::pin(async move {
+                sqlx::query("UPDATE catalog SET epoch = epoch")
+                    .execute(connection)
+                    .await?;
+                Ok(())
+            })
+        });
+        tokio::time::timeout(PING_TIMEOUT, write)
+            .await
+            .map_err(|_| StoreError::Unavailable("the writer does not answer".into()))?
     }
 }
 

@@ -159,7 +159,11 @@ fn deliveries_query(
         }
         query.push(")");
         if !filter.states.iter().any(|state| state.is_terminal()) {
-            query.push(" AND state <= 2");
+            // Through the indexes of what has work left: the history may be long.
+            query.push(
+                " AND rowid IN (SELECT rowid FROM deliveries WHERE due_at IS NOT NULL \
+                 UNION ALL SELECT rowid FROM deliveries WHERE state <= 2 AND due_at IS NULL)",
+            );
         }
     }
     push_time(&mut query, DeliveryId::PREFIX, filter.from, filter.until);
