@@ -49,11 +49,21 @@ where
     let task = AbortOnDropHandle::new(tokio::spawn(async move {
         let mut store = store;
         let timeout = for_task.context.timeout;
-        let work = async {
-            let provider = pre.instantiate_async(&mut store).await?;
-            body.call(&provider, &mut store).await
+        let ended = {
+            let mut work = std::pin::pin!(async {
+                let provider = pre.instantiate_async(&mut store).await?;
+                body.call(&provider, &mut store).await
+            });
+            // Whoever waits for something gives up its turn to compute.
+            let work = std::future::poll_fn(|context| {
+                let polled = work.as_mut().poll(context);
+                if polled.is_pending() {
+                    for_task.end_turn();
+                }
+                polled
+            });
+            tokio::time::timeout_at(for_task.deadline, work).await
         };
-        let ended = tokio::time::timeout_at(for_task.deadline, work).await;
         let refused = store.data().limiter.refused();
         // The store goes first: what it still holds of the guest's output joins the log.
         drop(store);

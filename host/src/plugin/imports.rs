@@ -21,6 +21,9 @@ use super::bindings::hookport::provider::{cache, http as wit, log, secrets, type
 use super::state::{CallShared, CallState, MESSAGE_BYTES_MAX, SecretHandle};
 use crate::egress::{EgressBody, EgressError, EgressRequest};
 
+/// What URL and headers may take beside the body.
+const HEAD_BYTES: usize = 64 << 10;
+
 /// Standard base64 whose padding may be missing, as people paste it.
 const BASE64_LENIENT: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
@@ -153,7 +156,9 @@ impl CallState {
         let Ok(method) = Method::from_bytes(request.method.as_bytes()) else {
             return invalid("method: not an HTTP method");
         };
-        let (url, _) = self.join(&request.url)?;
+        let most = self.shared.context.limits.request_bytes_max;
+        let mut left = most.saturating_add(HEAD_BYTES);
+        let (url, _) = self.join(&request.url, &mut left)?;
         let Ok(url) = String::from_utf8(url) else {
             return invalid("url: not UTF-8");
         };
@@ -172,7 +177,7 @@ impl CallState {
                     "headers: host, forwarding and connection headers are set by the gateway",
                 );
             }
-            let (value, secret) = self.join(segments)?;
+            let (value, secret) = self.join(segments, &mut left)?;
             let Ok(mut value) = HeaderValue::from_bytes(&value) else {
                 return invalid("headers: a value has characters that are not allowed in a header");
             };
@@ -188,7 +193,7 @@ impl CallState {
         let body = match request.body {
             wit::Body::Empty => Vec::new(),
             wit::Body::Bytes(bytes) => bytes,
-            wit::Body::Segments(segments) => self.join(&segments)?.0,
+            wit::Body::Segments(segments) => self.join(&segments, &mut left)?.0,
         };
         let max = self.shared.context.limits.request_bytes_max;
         if body.len() > max {
@@ -221,8 +226,13 @@ impl CallState {
             .map_err(|_| ()))
     }
 
-    /// Joins segments; says whether a secret is among them.
-    fn join(&self, segments: &[wit::Segment]) -> wasmtime::Result<(Vec<u8>, bool)> {
+    /// Joins segments; says whether a secret is among them. `left` is what the request may still
+    /// take: a segment is small in the guest, while the secret that it stands for may be long.
+    fn join(
+        &self,
+        segments: &[wit::Segment],
+        left: &mut usize,
+    ) -> wasmtime::Result<(Vec<u8>, bool)> {
         let mut joined = Vec::new();
         let mut secret = false;
         for segment in segments {
@@ -243,7 +253,14 @@ impl CallState {
                     }
                 }
             }
+            if joined.len() > *left {
+                let max = self.shared.context.limits.request_bytes_max;
+                let text = format!("a request is larger than {max} bytes");
+                self.shared.limit(text.clone());
+                return Err(wasmtime::Error::msg(text));
+            }
         }
+        *left -= joined.len();
         Ok((joined, secret))
     }
 }
