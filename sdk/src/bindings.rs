@@ -17,3 +17,34 @@ wit_bindgen::generate!({
 });
 
 pub use hookport::provider::types::*;
+
+/// World `source`.
+pub mod source {
+    wit_bindgen::generate!({
+        path: "../wit",
+        world: "source",
+        with: {
+            "hookport:provider/types@0.1.0": crate::bindings::hookport::provider::types,
+            "hookport:provider/secrets@0.1.0": crate::bindings::hookport::provider::secrets,
+            "hookport:provider/log@0.1.0": crate::bindings::hookport::provider::log,
+        },
+        pub_export_macro: true,
+        export_macro_name: "export_source_world",
+        default_bindings_module: "hookport_sdk::bindings::source",
+    });
+}
+
+/// World `transform`.
+pub mod transform {
+    wit_bindgen::generate!({
+        path: "../wit",
+        world: "transform",
+        with: {
+            "hookport:provider/types@0.1.0": crate::bindings::hookport::provider::types,
+            "hookport:provider/log@0.1.0": crate::bindings::hookport::provider::log,
+        },
+        pub_export_macro: true,
+        export_macro_name: "export_transform_world",
+        default_bindings_module: "hookport_sdk::bindings::transform",
+    });
+}

@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::error::HttpError;
 use crate::http::{Request, Response};
+use crate::oauth2::{TokenError, TokenRequest};
 use crate::secret::{KeyEncoding, Secret};
 
 /// Severity of a log line.
@@ -37,6 +38,8 @@ pub trait Backend {
     fn cache_get(&self, key: &str) -> Option<Vec<u8>>;
     fn cache_set(&self, key: &str, value: &[u8], ttl: Duration) -> bool;
     fn cache_delete(&self, key: &str);
+    fn oauth2_token(&self, request: &TokenRequest) -> Result<Secret, TokenError>;
+    fn oauth2_forget(&self, request: &TokenRequest);
     fn now(&self) -> SystemTime;
 }
 
@@ -108,6 +111,21 @@ impl<'a> Context<'a> {
     /// Forgets a value.
     pub fn cache_delete(&self, key: CacheKey) {
         self.backend.cache_delete(key);
+    }
+
+    /// An access token, from the gateway's cache or from the server. It can be used like any
+    /// other secret, for the time of this call.
+    ///
+    /// # Errors
+    /// When there is none; the error turns into a [`crate::DeliveryError`] that says whether
+    /// trying again helps.
+    pub fn oauth2_token(&self, request: &TokenRequest) -> Result<Secret, TokenError> {
+        self.backend.oauth2_token(request)
+    }
+
+    /// Drops the cached token, as after a 401: the next [`Context::oauth2_token`] asks the server.
+    pub fn oauth2_forget(&self, request: &TokenRequest) {
+        self.backend.oauth2_forget(request);
     }
 
     /// The current time.

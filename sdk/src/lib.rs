@@ -61,8 +61,10 @@ mod error;
 #[doc(hidden)]
 pub mod guest;
 mod http;
+mod oauth2;
 mod provider;
 mod secret;
+mod source;
 pub mod template;
 #[cfg(not(target_family = "wasm"))]
 pub mod testing;
@@ -71,11 +73,13 @@ pub use context::{CacheKey, Context, Level};
 pub use describe::Description;
 pub use error::{DeliveryError, HttpError, Retry};
 pub use http::{Auth, Body, Piece, Pieces, Request, Response};
+pub use oauth2::{ClientAuth, TokenError, TokenRequest};
 pub use provider::{
     Delivery, DocumentKind, Event, NoConnection, OptionsRequest, Provider, Receipt, SelectOption,
     Subscription,
 };
 pub use secret::{Encoding, KeyEncoding, Secret};
+pub use source::{Language, NormalizeError, NormalizedEvent, Source, Webhook};
 
 /// Re-exported so that a provider needs no version of its own.
 pub use {base64, schemars, serde, serde_json};
@@ -148,28 +152,117 @@ macro_rules! export {
 
     $crate::bindings::export_provider!(Component with_types_in $crate::bindings);
 
-            const MANIFEST: &str = concat!(
-                "{\"id\":\"",
-                $id,
-                "\",\"version\":\"",
-                env!("CARGO_PKG_VERSION"),
-                "\",\"contract\":\"hookport:provider@0.1.0\"}"
-            );
-            #[expect(
-                unsafe_code,
-                reason = "naming a custom section counts as unsafe; wasm ignores unknown sections"
-            )]
-            #[unsafe(link_section = "hookport-manifest")]
-            #[used]
-            static SECTION: [u8; MANIFEST.len()] = {
-                let mut bytes = [0; MANIFEST.len()];
-                let mut i = 0;
-                while i < bytes.len() {
-                    bytes[i] = MANIFEST.as_bytes()[i];
-                    i += 1;
+            $crate::manifest!($id, "provider");
+        };
+    };
+}
+
+/// Makes a type that implements [`Source`] the exports of this component: an inbound source.
+///
+/// `id` as in [`export!`]; providers and sources share one set of identifiers.
+#[macro_export]
+macro_rules! export_source {
+    ($source:ty, id: $id:literal) => {
+        const _: () = $crate::guest::check_id($id);
+
+        #[cfg(target_family = "wasm")]
+        const _: () = {
+            struct Component;
+
+            impl $crate::bindings::source::Guest for Component {
+                fn describe() -> $crate::bindings::Descriptor {
+                    $crate::guest::source::describe::<$source>($id, env!("CARGO_PKG_VERSION"))
                 }
-                bytes
-            };
+                fn verify(webhook: $crate::bindings::source::Webhook) -> Result<(), String> {
+                    $crate::guest::source::verify::<$source>(webhook)
+                }
+                fn normalize(
+                    webhook: $crate::bindings::source::Webhook,
+                ) -> Result<
+                    Vec<$crate::bindings::source::NormalizedEvent>,
+                    $crate::bindings::source::NormalizeError,
+                > {
+                    $crate::guest::source::normalize::<$source>(webhook)
+                }
+            }
+
+            $crate::bindings::source::export_source_world!(
+                Component with_types_in $crate::bindings::source
+            );
+
+            $crate::manifest!($id, "source");
+        };
+    };
+}
+
+/// Makes a type that implements [`Language`] the exports of this component.
+///
+/// `id` as in [`export!`].
+#[macro_export]
+macro_rules! export_language {
+    ($language:ty, id: $id:literal) => {
+        const _: () = $crate::guest::check_id($id);
+
+        #[cfg(target_family = "wasm")]
+        const _: () = {
+            struct Component;
+
+            impl $crate::bindings::transform::Guest for Component {
+                fn describe() -> $crate::bindings::Descriptor {
+                    $crate::guest::source::describe_language::<$language>(
+                        $id,
+                        env!("CARGO_PKG_VERSION"),
+                    )
+                }
+                fn check(program: String) -> Result<(), String> {
+                    <$language as $crate::Language>::check(&program)
+                }
+                fn run(
+                    program: String,
+                    input: String,
+                    outputs_max: u32,
+                ) -> Result<Vec<String>, String> {
+                    $crate::guest::source::run::<$language>(&program, &input, outputs_max)
+                }
+            }
+
+            $crate::bindings::transform::export_transform_world!(
+                Component with_types_in $crate::bindings::transform
+            );
+
+            $crate::manifest!($id, "transform");
+        };
+    };
+}
+
+/// The section `hookport-manifest`.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! manifest {
+    ($id:literal, $world:literal) => {
+        const MANIFEST: &str = concat!(
+            "{\"id\":\"",
+            $id,
+            "\",\"version\":\"",
+            env!("CARGO_PKG_VERSION"),
+            "\",\"contract\":\"hookport:provider@0.1.0\",\"world\":\"",
+            $world,
+            "\"}"
+        );
+        #[expect(
+            unsafe_code,
+            reason = "naming a custom section counts as unsafe; wasm ignores unknown sections"
+        )]
+        #[unsafe(link_section = "hookport-manifest")]
+        #[used]
+        static SECTION: [u8; MANIFEST.len()] = {
+            let mut bytes = [0; MANIFEST.len()];
+            let mut i = 0;
+            while i < bytes.len() {
+                bytes[i] = MANIFEST.as_bytes()[i];
+                i += 1;
+            }
+            bytes
         };
     };
 }

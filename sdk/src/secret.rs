@@ -14,6 +14,11 @@ pub struct Secret {
 }
 
 impl Secret {
+    #[cfg(target_family = "wasm")]
+    pub(crate) fn of_handle(handle: String) -> Self {
+        Self { handle }
+    }
+
     pub(crate) fn handle(&self) -> &str {
         &self.handle
     }

@@ -4,6 +4,9 @@
 //! It grants what the provider's description asks for, and denies every other host.
 
 mod hosts;
+mod sources;
+
+pub use sources::TestWebhook;
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
@@ -21,6 +24,7 @@ use crate::context::{Backend, Context, Level};
 use crate::error::{DeliveryError, HttpError};
 use crate::guest;
 use crate::http::{Auth, Body, Piece, Pieces, Request, Response};
+use crate::oauth2::{TokenError, TokenRequest};
 use crate::provider::{
     Delivery, Event, OptionsRequest, Provider, Receipt, SelectOption, Subscription,
 };
@@ -121,6 +125,10 @@ pub struct TestHost {
     secrets: RefCell<HashMap<String, String>>,
     logs: RefCell<Vec<(Level, String)>>,
     cache: RefCell<HashMap<String, Vec<u8>>>,
+    tokens: RefCell<VecDeque<Result<String, TokenError>>>,
+    token_requests: RefCell<Vec<TokenRequest>>,
+    forgotten: RefCell<usize>,
+    context: Value,
     grant: RefCell<Grant>,
     exposes: bool,
 }
@@ -158,6 +166,24 @@ impl TestHost {
     /// Scripts a failure in place of the next answer.
     pub fn fail(self, error: HttpError) -> Self {
         self.answers.borrow_mut().push_back(Err(error));
+        self
+    }
+
+    /// Scripts an access token: the first is good until it is forgotten, then the second.
+    pub fn token(self, token: &str) -> Self {
+        self.tokens.borrow_mut().push_back(Ok(token.to_owned()));
+        self
+    }
+
+    /// Scripts a failure in place of an access token.
+    pub fn token_failure(self, error: TokenError) -> Self {
+        self.tokens.borrow_mut().push_back(Err(error));
+        self
+    }
+
+    /// Sets the form's values so far, for [`TestHost::options`].
+    pub fn form(mut self, context: Value) -> Self {
+        self.context = context;
         self
     }
 
@@ -228,7 +254,10 @@ impl TestHost {
             connection: connection
                 .map(|value| guest::parse("connection", &value.to_string()))
                 .transpose()?,
-            context: json!({}),
+            context: match &self.context {
+                Value::Null => json!({}),
+                context => context.clone(),
+            },
             search: search.map(Into::into),
         };
         P::options(&Context::new(self), &request)
@@ -237,6 +266,16 @@ impl TestHost {
     /// The requests sent so far.
     pub fn requests(&self) -> Vec<SentRequest> {
         self.requests.borrow().clone()
+    }
+
+    /// The access tokens asked for so far.
+    pub fn token_requests(&self) -> Vec<TokenRequest> {
+        self.token_requests.borrow().clone()
+    }
+
+    /// How often a token was dropped.
+    pub fn tokens_forgotten(&self) -> usize {
+        *self.forgotten.borrow()
     }
 
     /// The lines logged so far.
@@ -402,6 +441,25 @@ impl Backend for TestHost {
 
     fn cache_delete(&self, key: &str) {
         self.cache.borrow_mut().remove(key);
+    }
+
+    fn oauth2_token(&self, request: &TokenRequest) -> Result<Secret, TokenError> {
+        if !self.is_granted(&request.token_url) {
+            return Err(TokenError::Denied(
+                "the token endpoint is not among the hosts that the description asks for".into(),
+            ));
+        }
+        self.token_requests.borrow_mut().push(request.clone());
+        let next = self.tokens.borrow().front().cloned();
+        let token =
+            next.unwrap_or_else(|| Err(TokenError::Network("the test scripted no token".into())))?;
+        let marker = self.secret(&token);
+        Ok(serde_json::from_value(marker).expect("invariant: a marker"))
+    }
+
+    fn oauth2_forget(&self, _: &TokenRequest) {
+        *self.forgotten.borrow_mut() += 1;
+        self.tokens.borrow_mut().pop_front();
     }
 
     fn now(&self) -> SystemTime {

@@ -80,6 +80,8 @@ pub(super) struct DescribedView {
     description: String,
     /// A Lucide icon.
     icon: String,
+    /// `provider`, `source` or `transform`: what the component does.
+    kind: &'static str,
     events: Vec<String>,
     documentation: DocumentationView,
     config_schema: SchemaView,
@@ -136,6 +138,7 @@ impl From<&Descriptor> for DescribedView {
             name: descriptor.name.clone(),
             description: descriptor.description.clone(),
             icon: descriptor.icon.clone(),
+            kind: descriptor.kind.as_str(),
             events: descriptor.events.clone(),
             documentation: DocumentationView {
                 setup_guide: documentation.setup_guide.clone(),

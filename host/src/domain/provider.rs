@@ -100,9 +100,41 @@ pub struct Grant {
     pub allow_addresses: Vec<IpNet>,
 }
 
+/// What a component does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ComponentKind {
+    /// Carries events out.
+    #[default]
+    Provider,
+    /// Turns inbound webhooks into events.
+    Source,
+    /// Runs the programs of a language: filters and transforms.
+    Transform,
+}
+
+impl ComponentKind {
+    /// As the API and the contract write it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Provider => "provider",
+            Self::Source => "source",
+            Self::Transform => "transform",
+        }
+    }
+}
+
+impl std::fmt::Display for ComponentKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
 /// Who a provider says it is.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Descriptor {
+    /// The world it was built for.
+    pub kind: ComponentKind,
     /// Its identifier.
     pub id: ProviderId,
     /// For people.

@@ -6,9 +6,9 @@ use std::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 use wasmtime::{PoolConcurrencyLimitError, Store, Trap, UpdateDeadline};
 
-use super::bindings::Provider;
 use super::engine::{LoadedCode, Sandbox, TICK};
 use super::state::{CallContext, CallShared, CallState};
+use super::world::World;
 use super::{CallFailure, CallReport};
 
 /// A call that has computed for longer than this many ticks takes turns with others like it, one
@@ -35,6 +35,13 @@ where
     F: AsyncCall<T>,
 {
     let started = Instant::now();
+    let Some(pre) = F::World::pre(code) else {
+        return CallReport::failed(CallFailure::Unavailable(format!(
+            "{} is a {}, which has no such function",
+            context.provider,
+            code.pre.kind()
+        )));
+    };
     let slots = sandbox.slots.clone();
     let Ok(slot) = slots.acquire_many_owned(code.permits).await else {
         return CallReport::failed(CallFailure::Unavailable(
@@ -43,7 +50,6 @@ where
     };
     let shared = Arc::new(CallShared::new(context));
     let store = new_store(sandbox, &shared);
-    let pre = code.pre.clone();
     let for_task = shared.clone();
     // A caller that gives up takes the task with it, and its place in the pool becomes free.
     let task = AbortOnDropHandle::new(tokio::spawn(async move {
@@ -51,8 +57,8 @@ where
         let timeout = for_task.context.timeout;
         let ended = {
             let mut work = std::pin::pin!(async {
-                let provider = pre.instantiate_async(&mut store).await?;
-                body.call(&provider, &mut store).await
+                let instance = F::World::instantiate(&pre, &mut store).await?;
+                body.call(&instance, &mut store).await
             });
             // Whoever waits for something gives up its turn to compute.
             let work = std::future::poll_fn(|context| {
@@ -92,10 +98,13 @@ where
 
 /// What to call once the instance is there.
 pub(super) trait AsyncCall<T>: Send + 'static {
+    /// The world that has the function.
+    type World: World;
+
     /// `Ok(Err(_))` is the guest's own error.
     fn call(
         self,
-        provider: &Provider,
+        instance: &Self::World,
         store: &mut Store<CallState>,
     ) -> impl Future<Output = wasmtime::Result<Result<T, CallFailure>>> + Send;
 }

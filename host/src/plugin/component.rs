@@ -1,5 +1,6 @@
 //! A loaded component: its five exports as Rust calls, with types of our own.
 
+use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,11 +9,15 @@ use wasmtime::Store;
 
 use super::bindings::Provider;
 use super::bindings::hookport::provider::types as wit;
+use super::bindings::source::Source;
+use super::bindings::transform::Transform;
 use super::cache::GuestCache;
 use super::call::{self, AsyncCall};
 use super::engine::{LoadedCode, Sandbox};
 use super::limits::Limits;
+use super::oauth2::TokenCache;
 use super::state::{CallContext, CallShared, CallState, EffectivePermissions, MESSAGE_BYTES_MAX};
+use super::world::World;
 use super::{
     CallFailure, CallReport, DeliverCall, DocumentKind, GuestDocument, OptionsCall, Receipt,
     SelectOption,
@@ -20,7 +25,7 @@ use super::{
 use crate::domain::clock;
 use crate::domain::event::Event;
 use crate::domain::provider::{
-    Descriptor, Documentation, Permissions, ProviderId, VersionedSchema,
+    ComponentKind, Descriptor, Documentation, Permissions, ProviderId, VersionedSchema,
 };
 use crate::domain::retry::RetryAdvice;
 
@@ -43,6 +48,7 @@ pub struct LoadedComponent {
     permissions: Arc<EffectivePermissions>,
     limits: Arc<Limits>,
     cache: Arc<GuestCache>,
+    tokens: Arc<TokenCache>,
     concurrency: Arc<Semaphore>,
 }
 
@@ -71,6 +77,7 @@ impl LoadedComponent {
             concurrency: Arc::new(Semaphore::new(limits.concurrency_max)),
             limits: Arc::new(limits),
             cache: Arc::default(),
+            tokens: Arc::default(),
         }
     }
 
@@ -133,7 +140,7 @@ impl LoadedComponent {
         self.run(context, call).await
     }
 
-    fn context(
+    pub(super) fn context(
         &self,
         config: GuestDocument,
         connection: Option<GuestDocument>,
@@ -145,6 +152,7 @@ impl LoadedComponent {
             permissions: self.permissions.clone(),
             limits: self.limits.clone(),
             cache: self.cache.clone(),
+            tokens: self.tokens.clone(),
             cache_scope,
             egress: self.sandbox.egress.clone(),
             config,
@@ -154,7 +162,7 @@ impl LoadedComponent {
         }
     }
 
-    async fn run<T: Send + 'static>(
+    pub(super) async fn run<T: Send + 'static>(
         &self,
         context: CallContext,
         body: impl AsyncCall<T>,
@@ -188,37 +196,57 @@ pub async fn describe(sandbox: &Sandbox, code: &LoadedCode) -> Result<Descriptor
             ..Limits::default()
         }),
         cache: Arc::default(),
+        tokens: Arc::default(),
         cache_scope: "describe".into(),
         egress: sandbox.egress.clone(),
         config: GuestDocument::default(),
         connection: None,
         timeout: Duration::from_secs(5),
     };
-    let report = call::run(sandbox, code, context, "".into(), Describe).await;
-    report.result
+    let none: Arc<str> = "".into();
+    let report = match code.pre.kind() {
+        ComponentKind::Provider => {
+            call::run(sandbox, code, context, none, Describe::<Provider>::new()).await
+        }
+        ComponentKind::Source => {
+            call::run(sandbox, code, context, none, Describe::<Source>::new()).await
+        }
+        ComponentKind::Transform => {
+            call::run(sandbox, code, context, none, Describe::<Transform>::new()).await
+        }
+    };
+    let described = report.result?;
+    descriptor(code.pre.kind(), described).map_err(|error| CallFailure::Provider {
+        message: error.to_string(),
+        retry: RetryAdvice::Never,
+    })
 }
 
-struct Describe;
+struct Describe<W>(PhantomData<fn() -> W>);
 
-impl AsyncCall<Descriptor> for Describe {
+impl<W> Describe<W> {
+    fn new() -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl<W: World> AsyncCall<wit::Descriptor> for Describe<W> {
+    type World = W;
+
     async fn call(
         self,
-        provider: &Provider,
+        instance: &W,
         store: &mut Store<CallState>,
-    ) -> wasmtime::Result<Result<Descriptor, CallFailure>> {
-        let described = provider.call_describe(store).await?;
-        Ok(
-            descriptor(described).map_err(|error| CallFailure::Provider {
-                message: error.to_string(),
-                retry: RetryAdvice::Never,
-            }),
-        )
+    ) -> wasmtime::Result<Result<wit::Descriptor, CallFailure>> {
+        Ok(Ok(instance.describe(store).await?))
     }
 }
 
 struct Deliver(DeliverCall);
 
 impl AsyncCall<Receipt> for Deliver {
+    type World = Provider;
+
     async fn call(
         self,
         provider: &Provider,
@@ -265,6 +293,8 @@ fn receipt_within_caps(
 struct TestConnection(Arc<str>);
 
 impl AsyncCall<String> for TestConnection {
+    type World = Provider;
+
     async fn call(
         self,
         provider: &Provider,
@@ -280,6 +310,8 @@ impl AsyncCall<String> for TestConnection {
 struct Options(OptionsCall);
 
 impl AsyncCall<Vec<SelectOption>> for Options {
+    type World = Provider;
+
     async fn call(
         self,
         provider: &Provider,
@@ -316,6 +348,8 @@ struct Migrate {
 }
 
 impl AsyncCall<serde_json::Value> for Migrate {
+    type World = Provider;
+
     async fn call(
         self,
         provider: &Provider,
@@ -402,7 +436,7 @@ fn wit_event(event: &Event, call: &DeliverCall) -> wit::Event {
     }
 }
 
-fn descriptor(wit: wit::Descriptor) -> Result<Descriptor, DescribeError> {
+fn descriptor(kind: ComponentKind, wit: wit::Descriptor) -> Result<Descriptor, DescribeError> {
     let fail = |text: String| Err(DescribeError(text));
     let schema_bytes = wit.config.schema.len()
         + wit
@@ -430,7 +464,14 @@ fn descriptor(wit: wit::Descriptor) -> Result<Descriptor, DescribeError> {
             return fail(format!("permissions.hosts: {error}"));
         }
     }
+    let asks = !wit.permissions.hosts.is_empty() || wit.permissions.expose_secrets;
+    if kind != ComponentKind::Provider && (asks || wit.connection.is_some()) {
+        return fail(format!(
+            "permissions, connection: a {kind} has none; leave them empty"
+        ));
+    }
     Ok(Descriptor {
+        kind,
         id,
         name: wit.name,
         description: wit.description,

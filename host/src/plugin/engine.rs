@@ -10,8 +10,9 @@ use wasmtime::{
 };
 
 use super::artefact::TrustedArtefact;
-use super::bindings::{Provider, ProviderPre};
+use super::bindings::Provider;
 use super::state::CallState;
+use super::world::{self, WorldPre};
 use crate::egress::Egress;
 
 /// Length of an epoch: a spinning guest holds a thread for so long before it yields, and CPU
@@ -26,12 +27,14 @@ const CORE_INSTANCES_MAX: u32 = 50;
 const DECOMMIT_BATCH: u32 = 16;
 
 /// What every component may import: our interfaces at the versions served, and WASI 0.2.
-const IMPORTS_SERVED: [&str; 5] = [
+const IMPORTS_SERVED: [&str; 7] = [
     "hookport:provider/types@0.1.0",
     "hookport:provider/secrets@0.1.0",
     "hookport:provider/http@0.1.0",
     "hookport:provider/log@0.1.0",
     "hookport:provider/cache@0.1.0",
+    "hookport:provider/oauth2@0.1.0",
+    "hookport:provider/inbound@0.1.0",
 ];
 
 /// The version of the contract that is served, for messages.
@@ -180,13 +183,14 @@ impl Sandbox {
             .map_err(|error| LoadError::Engine(format!("{error:#}")))?;
         check_imports(&component, &self.engine)?;
         let permits = self.check_resources(&component)?;
+        let kind = world::kind_of(&component, &self.engine);
         let pre = self
             .linker
             .instantiate_pre(&component)
-            .and_then(ProviderPre::new)
+            .and_then(|pre| WorldPre::new(kind, pre))
             .map_err(|error| {
                 LoadError::Incompatible(format!(
-                    "the component does not fit the world of {WIT_SERVED}: {error:#}"
+                    "the component does not fit the world `{kind}` of {WIT_SERVED}: {error:#}"
                 ))
             })?;
         component
@@ -243,7 +247,7 @@ impl<T: std::hash::Hash> std::hash::Hash for HashOf<T> {
 /// A checked component, ready to be instantiated.
 #[derive(Clone)]
 pub struct LoadedCode {
-    pub(super) pre: ProviderPre<CallState>,
+    pub(super) pre: WorldPre,
     /// Places in the pool that one call takes.
     pub(super) permits: u32,
 }

@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use wasmtime::ResourceLimiter;
 
+use crate::domain::provider::ComponentKind;
+
 /// Limits of one provider's calls. Defaults suit a provider that renders templates and makes a
 /// few requests; each can be overridden per provider in the configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,6 +62,23 @@ impl Default for Limits {
 }
 
 impl Limits {
+    /// These limits for a component of that kind: a source or a program runs while a sender waits,
+    /// and has no network to wait for.
+    #[must_use]
+    pub fn for_kind(&self, kind: ComponentKind) -> Self {
+        let quick = |cpu_ms: u32, timeout_ms: u32| Self {
+            cpu_ms_max: self.cpu_ms_max.min(cpu_ms),
+            timeout_ms: self.timeout_ms.min(timeout_ms),
+            http_calls_max: 0,
+            ..self.clone()
+        };
+        match kind {
+            ComponentKind::Provider => self.clone(),
+            ComponentKind::Source => quick(500, 5_000),
+            ComponentKind::Transform => quick(100, 2_000),
+        }
+    }
+
     /// Bytes that the guest may hand to the host in one host call: a request body with its
     /// headers, or the result of an export.
     pub(super) fn transfer_bytes_max(&self) -> usize {

@@ -17,11 +17,15 @@ pub mod component;
 pub mod engine;
 mod imports;
 pub mod limits;
+mod oauth2;
 pub mod registry;
 pub mod sanitize;
+pub mod source;
 mod state;
 mod stdio;
+pub mod transform;
 mod wasi_http;
+mod world;
 
 pub use sanitize::SecretSet;
 pub use state::{EffectivePermissions, HostRule};

@@ -14,6 +14,7 @@ use zeroize::Zeroizing;
 use super::GuestDocument;
 use super::cache::GuestCache;
 use super::limits::{Limits, StoreLimiter};
+use super::oauth2::TokenCache;
 use super::sanitize::{SecretSet, sanitize};
 use super::stdio::GuestOutput;
 use super::wasi_http::Hooks;
@@ -23,6 +24,9 @@ use crate::egress::{Egress, EgressLimits, EgressPolicy, HostPattern};
 
 /// Longest error or summary kept of a guest, in bytes.
 pub(super) const MESSAGE_BYTES_MAX: usize = 4 << 10;
+
+/// Access tokens that one call may be lent.
+const TOKENS_MAX: usize = 8;
 
 /// The host's side of a WIT `secret`.
 pub struct SecretHandle(pub(super) Zeroizing<String>);
@@ -87,6 +91,7 @@ pub(super) struct CallContext {
     pub(super) permissions: Arc<EffectivePermissions>,
     pub(super) limits: Arc<Limits>,
     pub(super) cache: Arc<GuestCache>,
+    pub(super) tokens: Arc<TokenCache>,
     pub(super) cache_scope: Arc<str>,
     pub(super) egress: Arc<Egress>,
     pub(super) config: GuestDocument,
@@ -113,6 +118,9 @@ pub(super) struct CallShared {
     denied: OnceLock<String>,
     limited: OnceLock<String>,
     policy: OnceLock<EgressPolicy>,
+    /// Access tokens lent to this call, each a set of its own: what was handed out is masked from
+    /// then on.
+    lent: [OnceLock<SecretSet>; TOKENS_MAX],
     /// This call's turn among those that compute for long.
     turn: Mutex<Option<OwnedSemaphorePermit>>,
 }
@@ -128,6 +136,7 @@ impl CallShared {
             denied: OnceLock::new(),
             limited: OnceLock::new(),
             policy: OnceLock::new(),
+            lent: [const { OnceLock::new() }; TOKENS_MAX],
             turn: Mutex::default(),
         }
     }
@@ -148,14 +157,34 @@ impl CallShared {
         *self.turn.lock().unwrap_or_else(PoisonError::into_inner) = permit;
     }
 
-    /// Secrets of the config and of the connection.
-    pub(super) fn secret_sets(&self) -> [&SecretSet; 2] {
-        let config = &*self.context.config.secrets;
+    /// Secrets of the config and of the connection, and access tokens.
+    pub(super) fn secret_sets(&self) -> Vec<&SecretSet> {
         let connection = self.context.connection.as_ref();
-        [
-            config,
-            connection.map_or(config, |document| &*document.secrets),
-        ]
+        std::iter::once(&*self.context.config.secrets)
+            .chain(connection.map(|document| &*document.secrets))
+            .chain(self.lent.iter().filter_map(OnceLock::get))
+            .filter(|set| !set.is_empty())
+            .collect()
+    }
+
+    /// Lends an access token to this call; returns its handle. The error is for the guest.
+    pub(super) fn lend(&self, token: Zeroizing<String>) -> Result<String, String> {
+        for (number, place) in self.lent.iter().enumerate() {
+            let handle = format!("oauth2#{number}");
+            if let Some(set) = place.get() {
+                match set.get(&handle) {
+                    Some(lent) if **lent == *token => return Ok(handle),
+                    _ => continue,
+                }
+            }
+            let set = SecretSet::new([(handle.clone(), token.clone())].into());
+            if place.set(set).is_ok() {
+                return Ok(handle);
+            }
+        }
+        let text = format!("more than {TOKENS_MAX} access tokens in one call");
+        self.limit(text.clone());
+        Err(text)
     }
 
     /// The secret behind a handle of either document.
@@ -185,8 +214,7 @@ impl CallShared {
 
     /// Whether anything in this call would have to be masked.
     pub(super) fn has_secrets(&self) -> bool {
-        !self.context.permissions.expose_secrets
-            && self.secret_sets().iter().any(|set| !set.is_empty())
+        !self.context.permissions.expose_secrets && !self.secret_sets().is_empty()
     }
 
     /// Keeps a line within the caps.

@@ -16,8 +16,8 @@ use hookport::dispatch::{Accepter, Ids, Snapshots, Worker, WorkerConfig, operati
 use hookport::domain::clock::{Clock, Timestamp};
 use hookport::domain::key::{ApiKey, Role};
 use hookport::domain::provider::{
-    ComponentReport, ComponentState, Descriptor, Documentation, Grant, Permissions, ProviderId,
-    ProviderReport, VersionedSchema,
+    ComponentKind, ComponentReport, ComponentState, Descriptor, Documentation, Grant, Permissions,
+    ProviderId, ProviderReport, VersionedSchema,
 };
 use hookport::domain::retry::RetryAdvice;
 use hookport::plugin::{
@@ -151,6 +151,7 @@ impl FakeProviders {
             _ => return None,
         };
         Some(Arc::new(Descriptor {
+            kind: ComponentKind::Provider,
             id: id.clone(),
             name: id.to_string(),
             description: String::new(),

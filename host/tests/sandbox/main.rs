@@ -7,3 +7,4 @@ mod harness;
 mod isolation;
 mod network;
 mod secrets;
+mod tokens;

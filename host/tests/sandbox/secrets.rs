@@ -138,7 +138,7 @@ enum Guard {
 }
 
 /// Every function that a guest can import of ours, and outgoing `wasi:http`.
-const GUARDS: [(&str, Guard); 9] = [
+const GUARDS: [(&str, Guard); 11] = [
     ("secrets.hmac-sha256", Guard::OwnOnly),
     ("secrets.expose", Guard::Permission("expose")),
     ("secrets.get", Guard::OwnOnly),
@@ -147,6 +147,8 @@ const GUARDS: [(&str, Guard); 9] = [
     ("cache.get", Guard::OwnOnly),
     ("cache.set", Guard::OwnOnly),
     ("cache.delete", Guard::OwnOnly),
+    ("oauth2.token", Guard::Permission("token")),
+    ("oauth2.forget", Guard::OwnOnly),
     ("wasi:http", Guard::Permission("wasi send")),
 ];
 

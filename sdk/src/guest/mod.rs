@@ -1,6 +1,8 @@
 //! Between the generated exports and the [`crate::Provider`] trait.
 
 #[cfg(target_family = "wasm")]
+pub mod source;
+#[cfg(target_family = "wasm")]
 pub mod wasm;
 
 use schemars::generate::SchemaSettings;
@@ -14,6 +16,15 @@ pub fn schema_of<T: JsonSchema>() -> Option<Value> {
     let schema = generator.into_root_schema_for::<T>().to_value();
     let accepts_nothing = schema == Value::Bool(false) || schema["not"].is_object();
     (!accepts_nothing).then_some(schema)
+}
+
+/// The schema of a source's config, with the scheme that its sender uses as `x-verification`.
+pub fn source_schema<S: crate::Source>() -> Value {
+    let mut schema = schema_of::<S::Config>().unwrap_or_else(|| serde_json::json!({}));
+    if let (Some(scheme), Some(root)) = (S::verification(), schema.as_object_mut()) {
+        root.insert("x-verification".to_owned(), scheme);
+    }
+    schema
 }
 
 /// A document that the gateway handed over. It has been validated against the schema, so a

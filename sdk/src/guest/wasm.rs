@@ -3,10 +3,11 @@
 use std::time::{Duration, SystemTime};
 
 use crate::bindings as wit;
-use crate::bindings::hookport::provider::{cache, http, log, secrets};
+use crate::bindings::hookport::provider::{cache, http, log, oauth2, secrets};
 use crate::context::{Backend, Context, Level};
 use crate::error::{HttpError, Retry};
 use crate::http::{Auth, Body, Piece, Pieces, Request, Response};
+use crate::oauth2::{ClientAuth, TokenError, TokenRequest};
 use crate::provider::{Delivery, DocumentKind, Event, OptionsRequest, Provider, Subscription};
 use crate::secret::{Encoding, KeyEncoding, Secret};
 
@@ -126,7 +127,7 @@ pub fn migrate<P: Provider>(
 }
 
 /// The gateway, through the imports.
-struct Gateway;
+pub(super) struct Gateway;
 
 fn resource(secret: &Secret) -> Result<secrets::Secret, String> {
     secrets::get(secret.handle()).ok_or_else(|| format!("no secret is set for {}", secret.handle()))
@@ -197,6 +198,32 @@ impl Resources {
                 })
             })
             .collect()
+    }
+}
+
+fn refresh_token(request: &TokenRequest) -> Result<Option<secrets::Secret>, String> {
+    request.refresh_token.as_ref().map(resource).transpose()
+}
+
+fn token_request<'a>(
+    request: &TokenRequest,
+    client_secret: &'a secrets::Secret,
+    refresh_token: Option<&'a secrets::Secret>,
+) -> oauth2::TokenRequest<'a> {
+    oauth2::TokenRequest {
+        token_url: request.token_url.clone(),
+        client_id: request.client_id.clone(),
+        client_secret,
+        auth: match request.client_auth {
+            ClientAuth::Body => oauth2::ClientAuth::Body,
+            ClientAuth::Basic => oauth2::ClientAuth::Basic,
+        },
+        grant: match refresh_token {
+            Some(token) => oauth2::Grant::RefreshToken(token),
+            None => oauth2::Grant::ClientCredentials,
+        },
+        scopes: request.scopes.clone(),
+        parameters: request.parameters.clone(),
     }
 }
 
@@ -282,6 +309,39 @@ impl Backend for Gateway {
 
     fn cache_delete(&self, key: &str) {
         cache::delete(key);
+    }
+
+    fn oauth2_token(&self, request: &TokenRequest) -> Result<Secret, TokenError> {
+        let client_secret = resource(&request.client_secret).map_err(TokenError::Invalid)?;
+        let refresh_token = refresh_token(request).map_err(TokenError::Invalid)?;
+        let outgoing = token_request(request, &client_secret, refresh_token.as_ref());
+        oauth2::token(&outgoing)
+            .map(Secret::of_handle)
+            .map_err(|error| match error {
+                oauth2::Error::Denied(text) => TokenError::Denied(text),
+                oauth2::Error::Invalid(text) => TokenError::Invalid(text),
+                oauth2::Error::Limit(text) => TokenError::Limit(text),
+                oauth2::Error::Network(text) => TokenError::Network(text),
+                oauth2::Error::Timeout => TokenError::Timeout,
+                oauth2::Error::Refused(text) => TokenError::Refused(text),
+                oauth2::Error::Unavailable((status, after_ms)) => TokenError::Unavailable {
+                    status,
+                    retry_after: after_ms.map(Duration::from_millis),
+                },
+            })
+    }
+
+    fn oauth2_forget(&self, request: &TokenRequest) {
+        let (Ok(client_secret), Ok(refresh_token)) =
+            (resource(&request.client_secret), refresh_token(request))
+        else {
+            return;
+        };
+        oauth2::forget(&token_request(
+            request,
+            &client_secret,
+            refresh_token.as_ref(),
+        ));
     }
 
     #[expect(

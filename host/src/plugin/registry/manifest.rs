@@ -8,7 +8,7 @@
 use serde::Deserialize;
 use wasmparser::{Parser, Payload};
 
-use crate::domain::provider::Descriptor;
+use crate::domain::provider::{ComponentKind, Descriptor};
 use crate::plugin::engine::WIT_SERVED;
 
 const SECTION: &str = "hookport-manifest";
@@ -26,6 +26,13 @@ pub struct Manifest {
     pub version: String,
     /// The contract it was built for: `hookport:provider@0.1.0`.
     pub contract: String,
+    /// The world of the contract.
+    #[serde(default = "provider_world")]
+    pub world: String,
+}
+
+fn provider_world() -> String {
+    ComponentKind::Provider.as_str().to_owned()
 }
 
 /// Reads the manifest of a component, if it has one.
@@ -89,6 +96,9 @@ impl Manifest {
         if self.id != descriptor.id.as_str() {
             return differ("id", &self.id, descriptor.id.as_str());
         }
+        if self.world != descriptor.kind.as_str() {
+            return differ("world", &self.world, descriptor.kind.as_str());
+        }
         if self.version != descriptor.version {
             return differ("version", &self.version, &descriptor.version);
         }
@@ -142,6 +152,7 @@ mod tests {
             id: "a".to_owned(),
             version: "1.0.0".to_owned(),
             contract: "hookport:provider@0.9.0".to_owned(),
+            world: "provider".to_owned(),
         };
         let error = manifest.check_contract().expect_err("not served");
         assert!(

@@ -13,6 +13,7 @@ mod grants;
 mod load;
 mod manifest;
 mod state;
+mod worlds;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -42,7 +43,7 @@ use super::{
 };
 use crate::domain::clock::Clock;
 use crate::domain::provider::{
-    ComponentReport, ComponentState, Descriptor, Grant, ProviderId, ProviderReport,
+    ComponentKind, ComponentReport, ComponentState, Descriptor, Grant, ProviderId, ProviderReport,
 };
 use crate::store::{CatalogStore, GrantRecord};
 
@@ -254,6 +255,12 @@ impl Registry {
         self.inner.wake.notify_one();
     }
 
+    fn descriptor_of(&self, kind: ComponentKind, id: &ProviderId) -> Option<Arc<Descriptor>> {
+        let serving = self.inner.serving.load();
+        let descriptor = &serving.get(id)?.version.descriptor;
+        (descriptor.kind == kind).then(|| descriptor.clone())
+    }
+
     fn serving(&self, id: &ProviderId) -> Result<Arc<Serving>, CallFailure> {
         match self.inner.serving.load().get(id) {
             Some(serving) => Ok(serving.clone()),
@@ -440,18 +447,18 @@ impl Inner {
     }
 
     fn serve(&self, version: Arc<state::Version>, effective: EffectivePermissions) -> Serving {
-        let limits = self
-            .config
-            .provider_limits
-            .get(&version.descriptor.id)
-            .unwrap_or(&self.config.limits);
+        let descriptor = &version.descriptor;
+        let limits = match self.config.provider_limits.get(&descriptor.id) {
+            Some(limits) => limits.clone(),
+            None => self.config.limits.for_kind(descriptor.kind),
+        };
         Serving {
             component: LoadedComponent::new(
                 self.sandbox.clone(),
                 version.code.clone(),
                 &version.descriptor,
                 effective.clone(),
-                limits.clone(),
+                limits,
             ),
             version,
             effective,
@@ -535,8 +542,7 @@ impl Providers for Registry {
     }
 
     fn descriptor(&self, id: &ProviderId) -> Option<Arc<Descriptor>> {
-        let serving = self.inner.serving.load();
-        Some(serving.get(id)?.version.descriptor.clone())
+        self.descriptor_of(ComponentKind::Provider, id)
     }
 
     async fn deliver(&self, id: &ProviderId, call: DeliverCall) -> CallReport<Receipt> {

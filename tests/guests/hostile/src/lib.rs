@@ -11,6 +11,7 @@ mod burn;
 mod flood;
 mod reach;
 mod remember;
+mod token;
 
 use hookport_sdk::bindings as wit;
 use hookport_sdk::serde_json::{self, Value};
@@ -89,6 +90,8 @@ impl Plan {
             "ambient" => Ok(reach::ambient(self)),
             "plant" => Ok(remember::plant(self.key())),
             "look" => Ok(remember::look(self.key())),
+            "token" => token::lend(self),
+            "forget token" => token::forget(self),
             "expose" => betray::expose(self),
             "betray in log" => betray::in_log(self),
             "betray in stdout" => betray::in_stdout(self),
