@@ -26,6 +26,8 @@ pub struct Config {
     pub event_bytes_max: usize,
     /// Largest body of a batch of events, in bytes.
     pub batch_bytes_max: usize,
+    /// Proxies in front of the gateway, whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<ipnet::IpNet>,
     /// How long a shutdown waits for deliveries under way, in milliseconds.
     pub shutdown_timeout_ms: u64,
     /// Outgoing requests.
@@ -75,6 +77,7 @@ impl Default for Config {
             concurrency_per_subscription: 192,
             event_bytes_max: 1 << 20,
             batch_bytes_max: 10 << 20,
+            trusted_proxies: Vec::new(),
             shutdown_timeout_ms: 20_000,
             egress: EgressSection::default(),
             limits: Limits::default(),

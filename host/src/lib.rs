@@ -11,6 +11,7 @@ pub mod dispatch;
 pub mod doctor;
 pub mod domain;
 pub mod egress;
+pub mod ingress;
 pub mod plugin;
 pub mod queue;
 pub mod store;

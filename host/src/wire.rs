@@ -21,6 +21,8 @@ use crate::domain::id::KeyId;
 use crate::domain::key::{ApiKey, Role};
 use crate::domain::provider::{ComponentState, ProviderId};
 use crate::egress::{Egress, EgressConfig};
+use crate::ingress::Ingress;
+use crate::ingress::limiter::Limiter;
 use crate::plugin::compile_child::{CompileLimits, Compiler};
 use crate::plugin::engine::{Sandbox, SandboxConfig};
 use crate::plugin::registry::{Registry, RegistryConfig, RegistryEvent};
@@ -178,7 +180,17 @@ impl Gateway {
             .await
             .with_context(|| format!("cannot listen on {}", config.listen))?;
         let address = listener.local_addr()?;
+        let ingress = Arc::new(Ingress {
+            store: store.clone(),
+            catalog: store.clone(),
+            accepter: accepter.clone(),
+            sources: registry.clone(),
+            vault: vault.clone(),
+            limiter: Limiter::default(),
+        });
         let api = Arc::new(Api {
+            ingress,
+            trusted_proxies: config.trusted_proxies,
             store,
             queue,
             snapshots,

@@ -11,6 +11,7 @@ use utoipa::ToSchema;
 
 use crate::dispatch::AcceptError;
 use crate::domain::schema::Violation;
+use crate::ingress::Refusal;
 use crate::store::StoreError;
 use crate::vault::VaultError;
 
@@ -136,6 +137,23 @@ impl ApiError {
         )
     }
 
+    /// Too much was asked for.
+    pub fn too_many(detail: impl Into<String>, retry_after_ms: u64) -> Self {
+        Self {
+            retry_after_s: Some(
+                u16::try_from(retry_after_ms.div_ceil(1_000))
+                    .unwrap_or(u16::MAX)
+                    .max(1),
+            ),
+            ..Self::new(
+                StatusCode::TOO_MANY_REQUESTS,
+                "rate_limited",
+                "Too many requests",
+                detail,
+            )
+        }
+    }
+
     /// There is no such thing.
     pub fn not_found(what: impl std::fmt::Display) -> Self {
         Self::new(
@@ -251,7 +269,7 @@ impl IntoResponse for ApiError {
         if let Some(seconds) = self.retry_after_s {
             headers.insert(header::RETRY_AFTER, seconds.into());
         }
-        if self.status == StatusCode::UNAUTHORIZED {
+        if self.code == "unauthorized" {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         response
@@ -281,6 +299,33 @@ impl From<VaultError> for ApiError {
             VaultError::UnknownKey { .. } | VaultError::Tampered(_) => {
                 Self::conflict(error.to_string())
             }
+        }
+    }
+}
+
+impl From<Refusal> for ApiError {
+    fn from(refusal: Refusal) -> Self {
+        let detail = refusal.to_string();
+        match refusal {
+            Refusal::UnknownSource(name) => Self::not_found(format!("source {name:?}")),
+            Refusal::Disabled => Self::new(
+                StatusCode::FORBIDDEN,
+                "source_disabled",
+                "The source is switched off",
+                "switch it on, or stop sending",
+            ),
+            Refusal::RateLimited { retry_after_ms } => Self::too_many(detail, retry_after_ms),
+            Refusal::Unverified(reason) => Self::new(
+                StatusCode::UNAUTHORIZED,
+                "unverified",
+                "The webhook could not be verified",
+                reason,
+            ),
+            Refusal::Vault(error) => {
+                tracing::error!(%error, "a source's secret cannot be opened");
+                Self::unavailable("the source's secrets cannot be opened")
+            }
+            Refusal::Store(error) => error.into(),
         }
     }
 }

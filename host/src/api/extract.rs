@@ -47,6 +47,11 @@ async fn read(request: Request, bytes_max: usize) -> Result<Bytes, ApiError> {
     if !is_json(request.headers()) {
         return Err(ApiError::unsupported_media_type());
     }
+    raw(request, bytes_max).await
+}
+
+/// The bytes of a body, whatever they are.
+pub(super) async fn raw(request: Request, bytes_max: usize) -> Result<Bytes, ApiError> {
     let declared = request
         .headers()
         .get(header::CONTENT_LENGTH)

@@ -11,7 +11,9 @@ mod health;
 mod keys;
 mod page;
 mod providers;
+mod sources;
 mod subscriptions;
+mod webhooks;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +28,7 @@ use utoipa_axum::routes;
 
 use crate::dispatch::{Accepter, Ids, Snapshots};
 use crate::domain::clock::Clock;
+use crate::ingress::Ingress;
 use crate::plugin::Providers;
 use crate::queue::Queue;
 use crate::store::Store;
@@ -46,6 +49,10 @@ pub struct Api {
     pub queue: Arc<dyn Queue>,
     /// What is configured.
     pub snapshots: Arc<Snapshots>,
+    /// Where webhooks go.
+    pub ingress: Arc<Ingress>,
+    /// Proxies whose word on where a request comes from is taken.
+    pub trusted_proxies: Vec<ipnet::IpNet>,
     /// Where events go.
     pub accepter: Arc<Accepter>,
     /// The installed providers.
@@ -124,6 +131,14 @@ fn routes() -> OpenApiRouter<Shared> {
             connections::delete
         ))
         .routes(routes!(connections::test))
+        .routes(routes!(sources::create, sources::list))
+        .routes(routes!(sources::get, sources::replace, sources::delete))
+        .routes(routes!(sources::rotate))
+        .routes(routes!(sources::rejections))
+        .routes(routes!(webhooks::receive))
+        .routes(routes!(webhooks::list))
+        .routes(routes!(webhooks::get))
+        .routes(routes!(webhooks::retry))
         .routes(routes!(deliveries::list))
         .routes(routes!(deliveries::get))
         .routes(routes!(deliveries::retry))
@@ -185,7 +200,8 @@ pub async fn serve(
         stop.await;
         let _ = stopped.send(true);
     };
-    let serving = axum::serve(listener, router(api)).with_graceful_shutdown(signal);
+    let service = router(api).into_make_service_with_connect_info::<std::net::SocketAddr>();
+    let serving = axum::serve(listener, service).with_graceful_shutdown(signal);
     let cut_off = async move {
         let _ = stopping.wait_for(|stopped| *stopped).await;
         tokio::time::sleep(drain).await;

@@ -181,7 +181,8 @@ impl Accepter {
         }
     }
 
-    fn event(
+    /// An event that may be accepted, or what is wrong with it.
+    pub(crate) fn event(
         &self,
         snapshot: &Snapshot,
         emit: &Emit,
@@ -230,7 +231,8 @@ impl Accepter {
         }))
     }
 
-    fn fan_out(
+    /// A delivery for each subscription that wants an event.
+    pub(crate) fn fan_out(
         &self,
         snapshot: &Snapshot,
         events: &[Arc<Event>],

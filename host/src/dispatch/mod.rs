@@ -3,6 +3,7 @@
 //! Sees traits and `domain` only: no database, no broker, no WebAssembly.
 
 pub mod accept;
+pub mod open_source;
 mod shares;
 pub mod snapshot;
 pub mod worker;
@@ -14,6 +15,7 @@ use crate::domain::event::EventTypeName;
 use crate::domain::id::IdGenerator;
 
 pub use accept::{AcceptError, Accepter, Emit, EmittedBy};
+pub use open_source::OpenSource;
 pub use snapshot::{Edit, Snapshot, Snapshots};
 pub use worker::{Worker, WorkerConfig};
 

@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use arc_swap::ArcSwap;
 use jsonschema::Validator;
 
+use super::open_source::OpenSource;
 use crate::domain::event::{Event, EventType};
 use crate::domain::id::{ConnectionId, SubscriptionId};
 use crate::domain::key::ApiKey;
@@ -51,6 +52,8 @@ pub struct Snapshot {
     pub routes: HashMap<SubscriptionId, Arc<Route>>,
     /// Connections by identifier.
     pub connections: HashMap<ConnectionId, Arc<SharedConnection>>,
+    /// Inbound sources by name.
+    pub sources: HashMap<String, Arc<OpenSource>>,
     /// Keys by their hash.
     pub keys: HashMap<[u8; 32], ApiKey>,
     exact: HashMap<String, Vec<Arc<Route>>>,
@@ -118,8 +121,22 @@ impl Snapshot {
                 (shared.connection.id, shared)
             })
             .collect();
+        let sources = catalog
+            .sources
+            .into_iter()
+            .map(|source| {
+                let name = source.name.as_str().to_owned();
+                let known = before.and_then(|before| before.sources.get(&name));
+                let open = match known.filter(|known| *known.source == source) {
+                    Some(known) => known.clone(),
+                    None => Arc::new(OpenSource::new(source)),
+                };
+                (name, open)
+            })
+            .collect();
         Self {
             epoch: catalog.epoch,
+            sources,
             event_types,
             routes,
             connections,

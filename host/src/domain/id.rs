@@ -82,6 +82,16 @@ id!(
     "con"
 );
 id!(
+    /// An inbound source.
+    SourceId,
+    "src"
+);
+id!(
+    /// An inbound webhook.
+    WebhookId,
+    "whk"
+);
+id!(
     /// An API key.
     KeyId,
     "key"

@@ -10,6 +10,8 @@ pub mod event;
 pub mod id;
 pub mod key;
 pub mod provider;
+pub mod rate;
 pub mod retry;
 pub mod schema;
+pub mod source;
 pub mod subscription;

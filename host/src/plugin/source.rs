@@ -5,8 +5,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use wasmtime::Store;
 
-use super::bindings::source::hookport::provider::inbound as wit;
 use super::bindings::source::Source;
+use super::bindings::source::hookport::provider::inbound as wit;
 use super::call::AsyncCall;
 use super::component::LoadedComponent;
 use super::state::{CallState, MESSAGE_BYTES_MAX};

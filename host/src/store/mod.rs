@@ -12,14 +12,20 @@ use crate::domain::delivery::{
     Attempt, Delivery, DeliveryState, FencingToken, LeaseResult, LeasedDelivery, NewDelivery,
 };
 use crate::domain::event::{Event, EventType, EventTypeName};
-use crate::domain::id::{ConnectionId, DeliveryId, EventId, KeyId, SubscriptionId, WorkerId};
+use crate::domain::id::{
+    ConnectionId, DeliveryId, EventId, KeyId, SourceId, SubscriptionId, WorkerId,
+};
 use crate::domain::key::ApiKey;
 use crate::domain::provider::{Grant, Permissions, ProviderId};
+use crate::domain::source::Source;
 use crate::domain::subscription::{Connection, Subscription};
 
 #[cfg(test)]
 pub mod conformance;
+mod ingress;
 pub mod sqlite;
+
+pub use ingress::{IngressStore, KeyedEvent, ReceiveRequest, Received, WebhookFilter};
 
 /// Why the store did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -168,6 +174,8 @@ pub struct Catalog {
     pub subscriptions: Vec<Subscription>,
     /// All connections.
     pub connections: Vec<Connection>,
+    /// All inbound sources.
+    pub sources: Vec<Source>,
     /// All API keys that are not revoked.
     pub keys: Vec<ApiKey>,
 }
@@ -332,6 +340,18 @@ pub trait CatalogStore: Send + Sync + 'static {
     /// `Conflict` while a subscription uses it; `Unavailable`.
     async fn delete_connection(&self, id: ConnectionId) -> Result<bool>;
 
+    /// Creates or replaces by id.
+    ///
+    /// # Errors
+    /// `Conflict` when another source has the name; `Unavailable`.
+    async fn put_source(&self, source: Source) -> Result<()>;
+
+    /// Deletes it; its webhooks stay in the log. False: there was none.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    async fn delete_source(&self, id: SourceId) -> Result<bool>;
+
     /// All grants on record.
     ///
     /// # Errors
@@ -371,7 +391,7 @@ pub trait CatalogStore: Send + Sync + 'static {
 
 /// A whole system of record.
 #[async_trait]
-pub trait Store: DeliveryStore + CatalogStore {
+pub trait Store: DeliveryStore + CatalogStore + IngressStore {
     /// A round trip to the database.
     ///
     /// # Errors

@@ -20,6 +20,9 @@ use hookport::domain::provider::{
     ProviderId, ProviderReport, VersionedSchema,
 };
 use hookport::domain::retry::RetryAdvice;
+use hookport::ingress::Ingress;
+use hookport::ingress::limiter::Limiter;
+use hookport::plugin::source::{Normalized, Sources, Webhook};
 use hookport::plugin::{
     CallFailure, CallReport, DeliverCall, DocumentKind, GrantError, GuestDocument, OptionsCall,
     Providers, Receipt, SelectOption,
@@ -57,6 +60,8 @@ pub struct FakeProviders {
     pub calls: Mutex<Vec<DeliverCall>>,
     /// What options were asked for with.
     pub options_calls: Mutex<Vec<OptionsCall>>,
+    /// What the source `fake-source` makes of webhooks.
+    pub normalizing: Mutex<Normalizing>,
     /// Makes every report panic.
     pub broken: AtomicBool,
     /// Makes tests of connections and options fail.
@@ -86,6 +91,8 @@ pub fn failed(failure: CallFailure, http_status: Option<u16>) -> CallReport<Rece
     }
 }
 
+type Normalizing = Box<dyn Fn(&Webhook) -> Result<Normalized, CallFailure> + Send + Sync>;
+
 /// What a provider says when the receiver refuses.
 pub fn refused(retry: RetryAdvice) -> CallFailure {
     CallFailure::Provider {
@@ -102,6 +109,7 @@ impl FakeProviders {
             }))),
             calls: Mutex::default(),
             options_calls: Mutex::default(),
+            normalizing: Mutex::new(Box::new(|_| Ok(Normalized::Ignored("a ping".to_owned())))),
             broken: AtomicBool::new(false),
             failure: Mutex::default(),
         }
@@ -163,6 +171,49 @@ impl FakeProviders {
             connection,
             permissions: Permissions::default(),
         }))
+    }
+}
+
+#[async_trait]
+impl Sources for FakeProviders {
+    fn source(&self, id: &ProviderId) -> Option<Arc<Descriptor>> {
+        if id.as_str() != "fake-source" {
+            return None;
+        }
+        let fake = ProviderId::parse("plain").expect("an id");
+        let plain = Self::known(&fake).expect("known");
+        Some(Arc::new(Descriptor {
+            kind: ComponentKind::Source,
+            id: id.clone(),
+            config: VersionedSchema {
+                version: 1,
+                schema: json!({"type": "object", "properties": {"key": {"type": "string", "x-secret": true}}}),
+            },
+            ..(*plain).clone()
+        }))
+    }
+
+    async fn verify(&self, _: &ProviderId, webhook: Webhook) -> CallReport<()> {
+        let key = webhook
+            .config
+            .secrets
+            .get("config#/key")
+            .expect("the key is set");
+        let sent = webhook.headers.iter().find(|(name, _)| name == "x-token");
+        let result = match sent {
+            Some((_, token)) if *token == **key => Ok(()),
+            _ => Err(refused(RetryAdvice::Never)),
+        };
+        let mut report = CallReport::failed(CallFailure::Unavailable(String::new()));
+        report.result = result;
+        report
+    }
+
+    async fn normalize(&self, _: &ProviderId, webhook: Webhook) -> CallReport<Normalized> {
+        let result = (self.normalizing.lock().expect("lock"))(&webhook);
+        let mut report = CallReport::failed(CallFailure::Unavailable(String::new()));
+        report.result = result;
+        report
     }
 }
 
@@ -361,7 +412,17 @@ impl Gateway {
         let providers = Arc::new(FakeProviders::new());
         let healthy = Arc::new(AtomicBool::new(true));
         let asked = healthy.clone();
+        let ingress = Arc::new(Ingress {
+            store: store.clone(),
+            catalog: store.clone(),
+            accepter: accepter.clone(),
+            sources: providers.clone(),
+            vault: vault.clone(),
+            limiter: Limiter::default(),
+        });
         let api = Arc::new(Api {
+            ingress,
+            trusted_proxies: Vec::new(),
             store: store.clone(),
             queue: queue.clone(),
             snapshots: snapshots.clone(),
@@ -595,10 +656,13 @@ pub fn operations() -> Vec<(String, String, Value)> {
             Some("subscriptions") => "sub_",
             Some("connections") => "con_",
             Some("keys") => "key_",
+            Some("sources") => "src_",
+            Some("inbound-webhooks") => "whk_",
             _ => "nobody-",
         };
         let id = format!("{prefix}{}", "0".repeat(26));
-        let path = path.replace("{id}", &id).replace("{name}", "no.such");
+        let path = path.replace("{id}", &id).replace("{name}", "no.such")
+            .replace("{source}", "nobody");
         for method in ["get", "put", "post", "delete"] {
             if let Some(operation) = item.get(method) {
                 found.push((method.to_uppercase(), path.clone(), operation.clone()));

@@ -8,6 +8,7 @@ mod dispatch;
 mod events;
 mod fairness;
 mod harness;
+mod ingress;
 mod listings;
 mod roles;
 mod secrets;

@@ -587,6 +587,12 @@ impl CatalogStore for MemoryGrants {
     async fn delete_connection(&self, _: ConnectionId) -> Result<bool> {
         no()
     }
+    async fn put_source(&self, _: hookport::domain::source::Source) -> Result<()> {
+        no()
+    }
+    async fn delete_source(&self, _: hookport::domain::id::SourceId) -> Result<bool> {
+        no()
+    }
     async fn put_key(&self, _: ApiKey) -> Result<()> {
         no()
     }

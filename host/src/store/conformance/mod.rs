@@ -8,26 +8,32 @@ use serde_json::json;
 
 use super::{
     AcceptRequest, Accepted, CatalogEpoch, ClaimRequest, DeliveryFilter, EventFilter, GrantRecord,
-    IdempotencyKey, Recorded, Store, StoreError,
+    IdempotencyKey, KeyedEvent, ReceiveRequest, Received, Recorded, Store, StoreError,
+    WebhookFilter,
 };
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{
     Attempt, DeliveryState, LeaseResult, LeasedDelivery, LogLine, NewDelivery, Outcome, Transition,
 };
 use crate::domain::event::{Event, EventPattern, EventType, EventTypeName};
-use crate::domain::id::{ConnectionId, EventId, IdGenerator, KeyId, SubscriptionId, WorkerId};
+use crate::domain::id::{
+    ConnectionId, EventId, IdGenerator, KeyId, SourceId, SubscriptionId, WorkerId,
+};
 use crate::domain::key::{ApiKey, Role};
 use crate::domain::provider::{Grant, Permissions, ProviderId};
 use crate::domain::retry::RetryPolicy;
+use crate::domain::source::{InboundWebhook, Rejection, Source, SourceName, WebhookState};
 use crate::domain::subscription::{Connection, SealedDocument, Subscription};
 
 mod accept;
 mod catalog;
+mod ingress;
 mod lease;
 mod listing;
 
 pub(crate) use accept::*;
 pub(crate) use catalog::*;
+pub(crate) use ingress::*;
 pub(crate) use lease::*;
 pub(crate) use listing::*;
 
@@ -71,6 +77,12 @@ macro_rules! cases {
             the_catalogue_comes_back_as_it_was_put,
             what_is_in_use_cannot_be_deleted,
             grants_and_keys_come_back_as_they_were_put,
+            a_webhook_and_its_events_are_on_record_together,
+            what_happened_once_is_accepted_once_among_fifty_webhooks_at_once,
+            a_webhook_that_failed_can_take_its_events_later,
+            webhooks_are_filtered_before_the_page_is_cut,
+            only_the_last_rejections_of_a_source_are_kept,
+            sources_come_back_as_they_were_put_and_names_are_unique,
         );
     };
 }

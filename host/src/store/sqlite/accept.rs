@@ -86,7 +86,7 @@ async fn take_key(
     Ok(Accepted::New)
 }
 
-async fn insert_events(
+pub(super) async fn insert_events(
     connection: &mut SqliteConnection,
     requests: &[&AcceptRequest],
 ) -> Result<()> {
@@ -118,7 +118,7 @@ fn system_ids_json(event: &Event) -> String {
     serde_json::Value::from(event.system_ids.clone()).to_string()
 }
 
-async fn insert_deliveries(
+pub(super) async fn insert_deliveries(
     connection: &mut SqliteConnection,
     requests: &[&AcceptRequest],
 ) -> Result<()> {

@@ -25,7 +25,7 @@ pub(super) async fn epoch<'e>(
     Ok(CatalogEpoch(epoch))
 }
 
-async fn bump(connection: &mut SqliteConnection) -> Result<()> {
+pub(super) async fn bump(connection: &mut SqliteConnection) -> Result<()> {
     sqlx::query("UPDATE catalog SET epoch = epoch + 1")
         .execute(connection)
         .await?;
@@ -45,6 +45,7 @@ pub(super) async fn load(readers: &SqlitePool) -> Result<Catalog> {
     let connections = sqlx::query("SELECT id, name, provider, document, document_version, created_at, updated_at FROM connections ORDER BY id")
         .fetch_all(&mut *snapshot)
         .await?;
+    let sources = super::source::load(&mut snapshot).await?;
     let keys = sqlx::query("SELECT id, name, role, hash, created_at, revoked_at FROM api_keys WHERE revoked_at IS NULL")
         .fetch_all(&mut *snapshot)
         .await?;
@@ -62,6 +63,7 @@ pub(super) async fn load(readers: &SqlitePool) -> Result<Catalog> {
             .iter()
             .map(connection_from_row)
             .collect::<Result<_>>()?,
+        sources,
         keys: keys.iter().map(key_from_row).collect::<Result<_>>()?,
     })
 }

@@ -13,24 +13,29 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 
 use super::{
     AcceptRequest, Accepted, Catalog, CatalogEpoch, CatalogStore, Claim, ClaimRequest,
-    DeliveryFilter, DeliveryStore, EventFilter, GrantRecord, Page, Recorded, Result, Store,
-    StoreError,
+    DeliveryFilter, DeliveryStore, EventFilter, GrantRecord, IngressStore, Page, ReceiveRequest,
+    Received, Recorded, Result, Store, StoreError, WebhookFilter,
 };
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{Attempt, Delivery, FencingToken, LeaseResult};
 use crate::domain::event::{Event, EventType, EventTypeName};
-use crate::domain::id::{ConnectionId, DeliveryId, EventId, KeyId, SubscriptionId};
+use crate::domain::id::{
+    ConnectionId, DeliveryId, EventId, KeyId, SourceId, SubscriptionId, WebhookId,
+};
 use crate::domain::key::ApiKey;
 use crate::domain::provider::ProviderId;
+use crate::domain::source::{InboundWebhook, Rejection, Source};
 use crate::domain::subscription::{Connection, Subscription};
 
 mod accept;
 mod batch;
 mod catalog;
 mod claim;
+mod ingress;
 mod query;
 mod record;
 mod row;
+mod source;
 mod writer;
 
 use writer::Writer;
@@ -262,6 +267,18 @@ impl CatalogStore for SqliteStore {
             .await
     }
 
+    async fn put_source(&self, source: Source) -> Result<()> {
+        self.writer
+            .run(move |connection| Box::pin(source::put(connection, source)))
+            .await
+    }
+
+    async fn delete_source(&self, id: SourceId) -> Result<bool> {
+        self.writer
+            .run(move |connection| Box::pin(source::delete(connection, id)))
+            .await
+    }
+
     async fn grants(&self) -> Result<Vec<GrantRecord>> {
         catalog::grants(&self.readers).await
     }
@@ -293,6 +310,36 @@ impl CatalogStore for SqliteStore {
         self.writer
             .run(move |connection| Box::pin(catalog::revoke_key(connection, id, at)))
             .await
+    }
+}
+
+#[async_trait]
+impl IngressStore for SqliteStore {
+    async fn receive(&self, request: ReceiveRequest) -> Result<Received> {
+        self.writer.receive(request).await
+    }
+
+    async fn webhook(&self, id: WebhookId) -> Result<Option<InboundWebhook>> {
+        ingress::webhook(&self.readers, id).await
+    }
+
+    async fn webhooks(
+        &self,
+        filter: &WebhookFilter,
+        after: Option<WebhookId>,
+        limit: usize,
+    ) -> Result<Page<InboundWebhook>> {
+        ingress::webhooks(&self.readers, filter, after, limit).await
+    }
+
+    async fn reject(&self, rejection: Rejection) -> Result<()> {
+        self.writer
+            .run(move |connection| Box::pin(ingress::reject(connection, rejection)))
+            .await
+    }
+
+    async fn rejections(&self, source: SourceId) -> Result<Vec<Rejection>> {
+        ingress::rejections(&self.readers, source).await
     }
 }
 

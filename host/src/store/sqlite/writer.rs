@@ -8,9 +8,12 @@ use futures_util::future::BoxFuture;
 use sqlx::{Connection as _, SqliteConnection};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{accept, claim, record};
+use super::{accept, claim, ingress, record};
 use crate::domain::delivery::LeaseResult;
-use crate::store::{AcceptRequest, Accepted, Claim, ClaimRequest, Recorded, Result, StoreError};
+use crate::store::{
+    AcceptRequest, Accepted, Claim, ClaimRequest, ReceiveRequest, Received, Recorded, Result,
+    StoreError,
+};
 
 /// Commands that may wait; callers beyond wait for room.
 const QUEUE_MAX: usize = 4_096;
@@ -22,6 +25,7 @@ type Task = Box<dyn for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, ()
 
 enum Command {
     Accept(AcceptRequest, Reply<Accepted>),
+    Receive(ReceiveRequest, Reply<Received>),
     Record(LeaseResult, Reply<Recorded>),
     Claim(ClaimRequest, Reply<Claim>),
     /// Rare: runs in a transaction of its own.
@@ -32,6 +36,7 @@ enum Command {
 #[derive(Default)]
 struct Group {
     accepts: Vec<(AcceptRequest, Reply<Accepted>)>,
+    receives: Vec<(ReceiveRequest, Reply<Received>)>,
     records: Vec<(LeaseResult, Reply<Recorded>)>,
     claims: Vec<(ClaimRequest, Reply<Claim>)>,
 }
@@ -40,6 +45,7 @@ struct Group {
 #[derive(Default)]
 struct Done {
     accepts: Vec<Accepted>,
+    receives: Vec<Received>,
     records: Vec<Recorded>,
     claims: Vec<Claim>,
 }
@@ -71,6 +77,10 @@ impl Writer {
 
     pub(super) async fn accept(&self, request: AcceptRequest) -> Result<Accepted> {
         self.send(|reply| Command::Accept(request, reply)).await
+    }
+
+    pub(super) async fn receive(&self, request: ReceiveRequest) -> Result<Received> {
+        self.send(|reply| Command::Receive(request, reply)).await
     }
 
     pub(super) async fn record(&self, result: LeaseResult) -> Result<Recorded> {
@@ -116,6 +126,7 @@ async fn run(mut connection: SqliteConnection, mut queue: mpsc::Receiver<Command
         for command in waiting.drain(..) {
             match command {
                 Command::Accept(request, reply) => group.accepts.push((request, reply)),
+                Command::Receive(request, reply) => group.receives.push((request, reply)),
                 Command::Record(result, reply) => group.records.push((result, reply)),
                 Command::Claim(request, reply) => group.claims.push((request, reply)),
                 Command::Task(task) => tasks.push(task),
@@ -134,7 +145,7 @@ async fn run(mut connection: SqliteConnection, mut queue: mpsc::Receiver<Command
 
 impl Group {
     fn len(&self) -> usize {
-        self.accepts.len() + self.records.len() + self.claims.len()
+        self.accepts.len() + self.receives.len() + self.records.len() + self.claims.len()
     }
 
     async fn write(self, connection: &mut SqliteConnection) {
@@ -172,6 +183,11 @@ impl Group {
                 self.accepts.iter().map(|(request, _)| request).collect();
             done.accepts = accept::write(&mut transaction, &requests).await?;
         }
+        if !self.receives.is_empty() {
+            let requests: Vec<&ReceiveRequest> =
+                self.receives.iter().map(|(request, _)| request).collect();
+            done.receives = ingress::write(&mut transaction, &requests).await?;
+        }
         for (request, _) in &self.claims {
             done.claims
                 .push(claim::write(&mut transaction, request).await?);
@@ -189,11 +205,15 @@ impl Group {
             accepts: vec![accept],
             ..Self::default()
         });
+        let receives = self.receives.into_iter().map(|receive| Self {
+            receives: vec![receive],
+            ..Self::default()
+        });
         let claims = self.claims.into_iter().map(|claim| Self {
             claims: vec![claim],
             ..Self::default()
         });
-        records.chain(accepts).chain(claims)
+        records.chain(accepts).chain(receives).chain(claims)
     }
 
     fn reply(self, done: Result<Done>) {
@@ -201,6 +221,9 @@ impl Group {
             Ok(done) => {
                 // A caller that has gone away does not matter: the work is committed.
                 for ((_, reply), value) in self.accepts.into_iter().zip(done.accepts) {
+                    let _ = reply.send(Ok(value));
+                }
+                for ((_, reply), value) in self.receives.into_iter().zip(done.receives) {
                     let _ = reply.send(Ok(value));
                 }
                 for ((_, reply), value) in self.records.into_iter().zip(done.records) {
@@ -213,6 +236,8 @@ impl Group {
             Err(error) => {
                 // Only a group of one gets here.
                 if let Some((_, reply)) = self.accepts.into_iter().next() {
+                    let _ = reply.send(Err(error));
+                } else if let Some((_, reply)) = self.receives.into_iter().next() {
                     let _ = reply.send(Err(error));
                 } else if let Some((_, reply)) = self.records.into_iter().next() {
                     let _ = reply.send(Err(error));

@@ -1,0 +1,88 @@
+//! Rate limiting by the generic cell rate algorithm (GCRA, ITU-T I.371), without state of its own:
+//! one number a key, the theoretical arrival time.
+
+use super::clock::Timestamp;
+
+/// So many a minute, and so many at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    interval_us: i64,
+    tolerance_us: i64,
+}
+
+/// The theoretical arrival time of the next request, in microseconds since the Unix epoch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ArrivalTime(i64);
+
+impl ArrivalTime {
+    /// Whether a key with this state is as good as one never seen.
+    #[must_use]
+    pub fn is_past(self, now: Timestamp) -> bool {
+        self.0 <= now.0.saturating_mul(1_000)
+    }
+}
+
+impl Rate {
+    /// `per_minute` on average, `burst` at once; both at least 1.
+    #[must_use]
+    pub fn per_minute(per_minute: u32, burst: u32) -> Self {
+        Self::every(60_000_000 / i64::from(per_minute.max(1)), burst)
+    }
+
+    fn every(interval_us: i64, burst: u32) -> Self {
+        Self {
+            interval_us,
+            tolerance_us: interval_us * i64::from(burst.max(1) - 1),
+        }
+    }
+
+    /// Takes one request in: the state after it, or the wait in milliseconds, rounded up.
+    ///
+    /// # Errors
+    /// The wait, when the request comes too early. The state stays as it was.
+    pub fn admit(self, state: ArrivalTime, now: Timestamp) -> Result<ArrivalTime, u64> {
+        let now_us = now.0.saturating_mul(1_000);
+        let expected = state.0.max(now_us);
+        let early_us = expected - now_us - self.tolerance_us;
+        if early_us > 0 {
+            return Err(u64::try_from(early_us).unwrap_or(0).div_ceil(1_000));
+        }
+        Ok(ArrivalTime(expected + self.interval_us))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_burst_then_the_steady_rate() {
+        let rate = Rate::per_minute(60, 3);
+        let now = Timestamp(1_000_000);
+        let mut state = ArrivalTime::default();
+        for _ in 0..3 {
+            state = rate.admit(state, now).expect("within the burst");
+        }
+        assert_eq!(rate.admit(state, now), Err(1_000));
+        let later = Timestamp(now.0 + 999);
+        assert_eq!(rate.admit(state, later), Err(1));
+        let later = Timestamp(now.0 + 1_000);
+        state = rate.admit(state, later).expect("one a second");
+        assert_eq!(rate.admit(state, later), Err(1_000));
+        assert!(!state.is_past(later));
+        assert!(state.is_past(Timestamp(later.0 + 60_000)));
+    }
+
+    #[test]
+    fn what_was_not_used_is_not_saved_up() {
+        let rate = Rate::per_minute(60, 2);
+        let mut state = rate
+            .admit(ArrivalTime::default(), Timestamp(0))
+            .expect("the first");
+        let late = Timestamp(3_600_000);
+        for _ in 0..2 {
+            state = rate.admit(state, late).expect("a burst");
+        }
+        assert!(rate.admit(state, late).is_err());
+    }
+}

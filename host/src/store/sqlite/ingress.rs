@@ -1,0 +1,266 @@
+//! Inbound webhooks, their events and what was refused.
+
+use sqlx::sqlite::SqliteRow;
+use sqlx::{QueryBuilder, Row as _, Sqlite, SqliteConnection, SqlitePool};
+
+use super::accept;
+use super::row::{corrupt, json, parse};
+use crate::domain::clock::Timestamp;
+use crate::domain::id::{EventId, SourceId, WebhookId};
+use crate::domain::source::{InboundWebhook, Rejection, WebhookState};
+use crate::store::{
+    AcceptRequest, Page, ReceiveRequest, Received, Result, StoreError, WebhookFilter,
+};
+
+/// How long a webhook and the keys of its events are kept at least, in milliseconds: longer than
+/// any sender goes on repeating.
+const AGE_MIN_MS: i64 = 30 * 24 * 60 * 60 * 1_000;
+/// Rejections kept of one source.
+const REJECTIONS_MAX: i64 = 50;
+const COLUMNS: &str =
+    "id, source_id, received_at, remote_address, query, headers, state, reason, event_ids";
+
+fn state_code(state: WebhookState) -> i64 {
+    match state {
+        WebhookState::Accepted => 0,
+        WebhookState::Duplicate => 1,
+        WebhookState::Ignored => 2,
+        WebhookState::Failed => 3,
+    }
+}
+
+fn state_of(code: i64) -> Result<WebhookState> {
+    WebhookState::ALL
+        .into_iter()
+        .find(|state| state_code(*state) == code)
+        .ok_or_else(|| StoreError::Corrupt(format!("inbound_webhooks.state holds {code}")))
+}
+
+pub(super) async fn write(
+    connection: &mut SqliteConnection,
+    requests: &[&ReceiveRequest],
+) -> Result<Vec<Received>> {
+    let epoch = super::catalog::epoch(&mut *connection).await?;
+    let mut answers = Vec::with_capacity(requests.len());
+    for request in requests {
+        answers.push(if request.epoch == epoch {
+            receive(connection, request).await?
+        } else {
+            Received::StaleCatalog
+        });
+    }
+    Ok(answers)
+}
+
+async fn receive(connection: &mut SqliteConnection, request: &ReceiveRequest) -> Result<Received> {
+    let at = request.webhook.received_at;
+    let mut events = Vec::with_capacity(request.events.len());
+    let mut fresh = AcceptRequest {
+        events: Vec::new(),
+        deliveries: Vec::new(),
+        idempotency: None,
+        epoch: request.epoch,
+        at,
+    };
+    for keyed in &request.events {
+        match take_key(connection, &keyed.key, keyed.event.id, at).await? {
+            Some(earlier) => events.push(earlier),
+            None => {
+                events.push(keyed.event.id);
+                fresh.events.push(keyed.event.clone());
+                let own = request
+                    .deliveries
+                    .iter()
+                    .filter(|delivery| delivery.event_id == keyed.event.id);
+                fresh.deliveries.extend(own.cloned());
+            }
+        }
+    }
+    let state = match (request.events.is_empty(), fresh.events.is_empty()) {
+        (true, _) => request.webhook.state,
+        (false, true) => WebhookState::Duplicate,
+        (false, false) => WebhookState::Accepted,
+    };
+    accept::insert_events(connection, &[&fresh]).await?;
+    accept::insert_deliveries(connection, &[&fresh]).await?;
+    insert(connection, &request.webhook, state, &events).await?;
+    forget_old(connection, at).await?;
+    Ok(Received::Done { state, events })
+}
+
+/// Takes `key` for `event`, or says which event has it.
+async fn take_key(
+    connection: &mut SqliteConnection,
+    key: &str,
+    event: EventId,
+    at: Timestamp,
+) -> Result<Option<EventId>> {
+    let taken = sqlx::query(
+        "INSERT INTO inbound_keys (key, event_id, created_at) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
+    )
+    .bind(key)
+    .bind(event.to_string())
+    .bind(at.0)
+    .execute(&mut *connection)
+    .await?;
+    if taken.rows_affected() > 0 {
+        return Ok(None);
+    }
+    let earlier: String = sqlx::query_scalar("SELECT event_id FROM inbound_keys WHERE key = ?")
+        .bind(key)
+        .fetch_one(&mut *connection)
+        .await?;
+    parse("inbound_keys.event_id", &earlier).map(Some)
+}
+
+async fn insert(
+    connection: &mut SqliteConnection,
+    webhook: &InboundWebhook,
+    state: WebhookState,
+    events: &[EventId],
+) -> Result<()> {
+    let body: &[u8] = match state {
+        WebhookState::Duplicate => &[],
+        _ => &webhook.body,
+    };
+    let headers = serde_json::to_string(&webhook.headers)
+        .map_err(|error| corrupt("inbound_webhooks.headers", &error))?;
+    let events: Vec<String> = events.iter().map(ToString::to_string).collect();
+    sqlx::query("INSERT INTO inbound_webhooks (id, source_id, received_at, remote_address, query, headers, body, state, reason, event_ids) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
+         ON CONFLICT DO UPDATE SET state = excluded.state, reason = excluded.reason, event_ids = excluded.event_ids")
+        .bind(webhook.id.to_string())
+        .bind(webhook.source.to_string())
+        .bind(webhook.received_at.0)
+        .bind(webhook.remote_address.to_string())
+        .bind(&webhook.query)
+        .bind(headers)
+        .bind(body)
+        .bind(state_code(state))
+        .bind(&webhook.reason)
+        .bind(serde_json::Value::from(events).to_string())
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// A few old rows go with every new one, so that the tables need no sweep of their own.
+async fn forget_old(connection: &mut SqliteConnection, at: Timestamp) -> Result<()> {
+    for old in [
+        "DELETE FROM inbound_keys WHERE key IN (SELECT key FROM inbound_keys WHERE created_at < ? ORDER BY created_at LIMIT 4)",
+        "DELETE FROM inbound_webhooks WHERE id IN (SELECT id FROM inbound_webhooks WHERE received_at < ? ORDER BY received_at LIMIT 4)",
+    ] {
+        sqlx::query(old)
+            .bind(at.0 - AGE_MIN_MS)
+            .execute(&mut *connection)
+            .await?;
+    }
+    Ok(())
+}
+
+/// Columns: [`COLUMNS`], then the body where it was asked for.
+fn webhook_from_row(row: &SqliteRow) -> Result<InboundWebhook> {
+    let events: Vec<String> = json("inbound_webhooks.event_ids", row.try_get(8)?)?;
+    let body: Option<&[u8]> = row.try_get("body").ok();
+    Ok(InboundWebhook {
+        id: parse("inbound_webhooks.id", row.try_get(0)?)?,
+        source: parse("inbound_webhooks.source_id", row.try_get(1)?)?,
+        received_at: Timestamp(row.try_get(2)?),
+        remote_address: parse("inbound_webhooks.remote_address", row.try_get(3)?)?,
+        query: row.try_get(4)?,
+        headers: json("inbound_webhooks.headers", row.try_get(5)?)?,
+        body: body.unwrap_or_default().to_vec().into(),
+        state: state_of(row.try_get(6)?)?,
+        reason: row.try_get(7)?,
+        events: events
+            .iter()
+            .map(|id| parse("inbound_webhooks.event_ids", id))
+            .collect::<Result<_>>()?,
+    })
+}
+
+pub(super) async fn webhook(readers: &SqlitePool, id: WebhookId) -> Result<Option<InboundWebhook>> {
+    let row = QueryBuilder::<Sqlite>::new("SELECT ")
+        .push(COLUMNS)
+        .push(", body FROM inbound_webhooks WHERE id = ")
+        .push_bind(id.to_string())
+        .build()
+        .fetch_optional(readers)
+        .await?;
+    row.as_ref().map(webhook_from_row).transpose()
+}
+
+pub(super) async fn webhooks(
+    readers: &SqlitePool,
+    filter: &WebhookFilter,
+    after: Option<WebhookId>,
+    limit: usize,
+) -> Result<Page<InboundWebhook>> {
+    let mut query = QueryBuilder::<Sqlite>::new("SELECT ");
+    query
+        .push(COLUMNS)
+        .push(" FROM inbound_webhooks WHERE TRUE");
+    if let Some(source) = filter.source {
+        query
+            .push(" AND source_id = ")
+            .push_bind(source.to_string());
+    }
+    if let Some(state) = filter.state {
+        query.push(" AND state = ").push_bind(state_code(state));
+    }
+    if let Some(from) = filter.from {
+        query.push(" AND received_at >= ").push_bind(from.0);
+    }
+    if let Some(until) = filter.until {
+        query.push(" AND received_at < ").push_bind(until.0);
+    }
+    if let Some(after) = after {
+        query.push(" AND id < ").push_bind(after.to_string());
+    }
+    let more = i64::try_from(limit).unwrap_or(i64::MAX).saturating_add(1);
+    query.push(" ORDER BY id DESC LIMIT ").push_bind(more);
+    let rows = query.build().fetch_all(readers).await?;
+    let items = rows
+        .iter()
+        .take(limit)
+        .map(webhook_from_row)
+        .collect::<Result<_>>()?;
+    Ok(Page {
+        items,
+        more: rows.len() > limit,
+    })
+}
+
+pub(super) async fn reject(connection: &mut SqliteConnection, rejection: Rejection) -> Result<()> {
+    sqlx::query(
+        "INSERT INTO source_rejections (source_id, at, remote_address, reason) VALUES (?, ?, ?, ?)",
+    )
+    .bind(rejection.source.to_string())
+    .bind(rejection.at.0)
+    .bind(rejection.remote_address.to_string())
+    .bind(&rejection.reason)
+    .execute(&mut *connection)
+    .await?;
+    sqlx::query("DELETE FROM source_rejections WHERE source_id = ?1 AND rowid NOT IN (SELECT rowid FROM source_rejections WHERE source_id = ?1 ORDER BY rowid DESC LIMIT ?2)")
+        .bind(rejection.source.to_string())
+        .bind(REJECTIONS_MAX)
+        .execute(&mut *connection)
+        .await?;
+    Ok(())
+}
+
+pub(super) async fn rejections(readers: &SqlitePool, source: SourceId) -> Result<Vec<Rejection>> {
+    let rows = sqlx::query("SELECT at, remote_address, reason FROM source_rejections WHERE source_id = ? ORDER BY rowid DESC")
+        .bind(source.to_string())
+        .fetch_all(readers)
+        .await?;
+    rows.iter()
+        .map(|row| {
+            Ok(Rejection {
+                source,
+                at: Timestamp(row.try_get(0)?),
+                remote_address: parse("source_rejections.remote_address", row.try_get(1)?)?,
+                reason: row.try_get(2)?,
+            })
+        })
+        .collect()
+}
