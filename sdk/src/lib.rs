@@ -55,6 +55,7 @@
 #[cfg(target_family = "wasm")]
 #[doc(hidden)]
 pub mod bindings;
+mod clock;
 mod context;
 mod describe;
 mod error;
@@ -69,6 +70,7 @@ pub mod template;
 #[cfg(not(target_family = "wasm"))]
 pub mod testing;
 
+pub use clock::rfc3339_of_unix_ms;
 pub use context::{CacheKey, Context, Level};
 pub use describe::Description;
 pub use error::{DeliveryError, HttpError, Retry};

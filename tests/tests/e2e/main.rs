@@ -17,3 +17,4 @@ mod retry;
 mod routing;
 mod secrets;
 mod slack;
+mod sources;
