@@ -69,6 +69,7 @@ fn call() -> DeliverCall {
         connection: None,
         cache_scope: "bench".into(),
         timeout: Some(Duration::from_secs(5)),
+        preview: None,
     }
 }
 

@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 
 use crate::api::{self, Api, HealthCheck, new_key};
 use crate::config::Config;
-use crate::dispatch::{Accepter, Ids, Snapshots, Worker, WorkerConfig, operational};
+use crate::dispatch::{Accepter, Ids, Programs, Snapshots, Worker, WorkerConfig, operational};
 use crate::domain::clock::{Clock, Timestamp};
 use crate::domain::id::KeyId;
 use crate::domain::key::{ApiKey, Role};
@@ -157,6 +157,7 @@ impl Gateway {
             snapshots: snapshots.clone(),
             clock: clock.clone(),
             ids: ids.clone(),
+            programs: Arc::new(Programs::new(registry.clone())),
         });
         tell_of_failures(&registry, accepter.clone());
         let worker = Arc::new(Worker {

@@ -107,6 +107,7 @@ fn call(config: GuestDocument, connection: Option<GuestDocument>) -> DeliverCall
         connection,
         cache_scope: "test".into(),
         timeout: None,
+        preview: None,
     }
 }
 

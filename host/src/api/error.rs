@@ -108,6 +108,15 @@ impl ApiError {
         }
     }
 
+    /// The same, its fields below `prefix`.
+    #[must_use]
+    pub fn below(mut self, prefix: &str) -> Self {
+        for problem in &mut self.errors {
+            problem.field.insert_str(0, prefix);
+        }
+        self
+    }
+
     /// Violations of a schema below `prefix`.
     pub fn violations(prefix: &str, violations: Vec<Violation>) -> Self {
         let problem = |violation: Violation| FieldProblem {

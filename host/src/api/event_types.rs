@@ -13,11 +13,13 @@ use super::auth::{Administer, Read};
 use super::error::{ApiError, Problem};
 use super::extract::{Body, Id};
 use super::page::{Items, PageParams, Query};
+use super::subscriptions::check_program;
 use crate::dispatch::operational;
-use crate::domain::clock::rfc3339;
+use crate::domain::clock::{Timestamp, rfc3339};
 use crate::domain::event::{EventType, EventTypeName};
-use crate::domain::schema;
+use crate::domain::{paths, schema};
 
+const CATEGORY_BYTES_MAX: usize = 100;
 /// What cursors of this listing begin with.
 const CURSOR: &str = "ety";
 
@@ -29,10 +31,60 @@ pub(super) struct EventTypeInput {
     display_name: Option<String>,
     #[serde(default)]
     description: String,
-    /// JSON Schema (draft 2020-12) of the payload; unset: any object.
+    /// What it belongs with, for people.
+    #[serde(default)]
+    category: String,
+    /// A jq program that makes the payload of what the emitter sends; sees `{event, payload}`.
+    transform: Option<String>,
+    /// JSON Schema (draft 2020-12) of the payload, after the transform; unset: any object.
     payload_schema: Option<Value>,
     /// A payload to show and to preview with.
     example: Option<Value>,
+}
+
+impl EventTypeInput {
+    /// What it makes, when it is sound; `place` leads the fields in errors.
+    pub(super) async fn checked(
+        self,
+        api: &Shared,
+        place: &str,
+        name: EventTypeName,
+        now: Timestamp,
+    ) -> Result<EventType, ApiError> {
+        if let Some(schema) = &self.payload_schema {
+            let validator = schema::compile(schema).map_err(|error| {
+                ApiError::field(format!("{place}/payloadSchema"), error.to_string())
+            })?;
+            if let Some(example) = &self.example {
+                let violations = schema::violations(&validator, example);
+                if !violations.is_empty() {
+                    return Err(ApiError::violations(
+                        &format!("{place}/example"),
+                        violations,
+                    ));
+                }
+            }
+        }
+        if self.category.len() > CATEGORY_BYTES_MAX {
+            return Err(ApiError::field(
+                format!("{place}/category"),
+                format!("at most {CATEGORY_BYTES_MAX} bytes"),
+            ));
+        }
+        if let Some(program) = &self.transform {
+            check_program(api, &format!("{place}/transform"), program).await?;
+        }
+        let plain = EventType::new(name, now);
+        Ok(EventType {
+            display_name: self.display_name.unwrap_or(plain.display_name),
+            description: self.description,
+            category: self.category,
+            transform: self.transform.map(Into::into),
+            payload_schema: self.payload_schema,
+            example: self.example,
+            ..plain
+        })
+    }
 }
 
 /// A registered event type.
@@ -43,6 +95,12 @@ pub(super) struct EventTypeView {
     name: String,
     display_name: String,
     description: String,
+    category: String,
+    /// The plugin whose catalogue it belongs to.
+    plugin: Option<String>,
+    /// No longer in that catalogue.
+    retired: bool,
+    transform: Option<String>,
     payload_schema: Option<Value>,
     example: Option<Value>,
     created_at: String,
@@ -55,6 +113,10 @@ impl From<&EventType> for EventTypeView {
             name: event_type.name.as_str().to_owned(),
             display_name: event_type.display_name.clone(),
             description: event_type.description.clone(),
+            category: event_type.category.clone(),
+            plugin: event_type.plugin.clone(),
+            retired: event_type.retired,
+            transform: event_type.transform.as_deref().map(str::to_owned),
             payload_schema: event_type.payload_schema.clone(),
             example: event_type.example.clone(),
             created_at: rfc3339(event_type.created_at),
@@ -75,33 +137,18 @@ pub(super) async fn put(
     let name =
         EventTypeName::parse(&name).map_err(|error| ApiError::field("name", error.to_string()))?;
     refuse_reserved(&name)?;
-    if let Some(schema) = &input.payload_schema {
-        let validator = schema::compile(schema)
-            .map_err(|error| ApiError::field("/payloadSchema", error.to_string()))?;
-        if let Some(example) = &input.example {
-            let violations = schema::violations(&validator, example);
-            if !violations.is_empty() {
-                return Err(ApiError::violations("/example", violations));
-            }
-        }
-    }
     let now = api.clock.now();
+    let checked = input.checked(&api, "", name, now).await?;
     let edit = api.snapshots.edit().await?;
     let before = edit
         .snapshot
         .event_types
-        .get(name.as_str())
-        .map(|registered| registered.event_type.created_at);
+        .get(checked.name.as_str())
+        .map(|registered| registered.event_type.clone());
     let event_type = EventType {
-        display_name: input
-            .display_name
-            .unwrap_or_else(|| name.as_str().to_owned()),
-        name,
-        description: input.description,
-        payload_schema: input.payload_schema,
-        example: input.example,
-        created_at: before.unwrap_or(now),
-        updated_at: now,
+        created_at: before.as_ref().map_or(now, |before| before.created_at),
+        plugin: before.as_ref().and_then(|before| before.plugin.clone()),
+        ..checked
     };
     let view = EventTypeView::from(&event_type);
     api.store.put_event_type(event_type).await?;
@@ -115,19 +162,26 @@ pub(super) async fn put(
 }
 
 /// List the event types
-#[utoipa::path(get, path = "/event-types", tag = "event types", params(PageParams),
+#[utoipa::path(get, path = "/event-types", tag = "event types",
+    params(("category" = Option<String>, Query), ("plugin" = Option<String>, Query), PageParams),
     responses((status = 200, body = Items<EventTypeView>), (status = 400, body = Problem)))]
 pub(super) async fn list(
     State(api): State<Shared>,
     _: Read,
     query: Query,
 ) -> Result<Response, ApiError> {
-    query.only(&[])?;
+    query.only(&["category", "plugin"])?;
+    let (category, plugin) = (query.one("category")?, query.one("plugin")?);
     let snapshot = api.snapshots.current();
+    let wanted = |event_type: &&EventType| {
+        category.is_none_or(|category| event_type.category == category)
+            && plugin.is_none_or(|plugin| event_type.plugin.as_deref() == Some(plugin))
+    };
     let all = snapshot
         .event_types
         .values()
         .map(|registered| &registered.event_type)
+        .filter(wanted)
         .collect();
     let key = |event_type: &&EventType| {
         let name = event_type.name.as_str();
@@ -152,6 +206,51 @@ pub(super) async fn get(
     Ok(Json(EventTypeView::from(&registered.event_type)))
 }
 
+/// A property of a payload.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct PathView {
+    /// As a template writes it: `payload.incident.title`, `payload.tags[]` for the items of a list.
+    path: String,
+    types: Vec<String>,
+    title: Option<String>,
+    description: Option<String>,
+    example: Option<Value>,
+}
+
+/// List the properties of an event type's payload
+///
+/// From its schema, or from its example where it has none: for template editors.
+#[utoipa::path(get, path = "/event-types/{name}/paths", tag = "event types", params(("name" = String, Path)),
+    responses((status = 200, body = Items<PathView>), (status = 404, body = Problem)))]
+pub(super) async fn list_paths(
+    State(api): State<Shared>,
+    _: Read,
+    Id(name): Id<String>,
+) -> Result<Json<Items<PathView>>, ApiError> {
+    let snapshot = api.snapshots.current();
+    let registered = snapshot.event_types.get(&name);
+    let registered =
+        registered.ok_or_else(|| ApiError::not_found(format!("event type {name:?}")))?;
+    let event_type = &registered.event_type;
+    let found = match (&event_type.payload_schema, &event_type.example) {
+        (Some(schema), example) => paths::of_schema(schema, example.as_ref()),
+        (None, Some(example)) => paths::of_example(example),
+        (None, None) => Vec::new(),
+    };
+    let items = found
+        .into_iter()
+        .map(|found| PathView {
+            path: format!("payload.{}", found.path),
+            types: found.types,
+            title: found.title,
+            description: found.description,
+            example: found.example,
+        })
+        .collect();
+    Ok(Json(Items { items, next: None }))
+}
+
 /// Delete an event type
 #[utoipa::path(delete, path = "/event-types/{name}", tag = "event types", params(("name" = String, Path)),
     responses((status = 204), (status = 404, body = Problem), (status = 409, body = Problem)))]
@@ -172,7 +271,7 @@ pub(super) async fn delete(
 }
 
 /// The gateway's own types are not for others to change.
-fn refuse_reserved(name: &EventTypeName) -> Result<(), ApiError> {
+pub(super) fn refuse_reserved(name: &EventTypeName) -> Result<(), ApiError> {
     if name.as_str().starts_with(operational::PREFIX) {
         return Err(ApiError::conflict(format!(
             "names that begin with {} are the gateway's own",

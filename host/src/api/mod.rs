@@ -10,9 +10,11 @@ mod extract;
 mod health;
 mod keys;
 mod page;
+mod plugins;
 mod providers;
 mod sources;
 mod subscriptions;
+mod trials;
 mod webhooks;
 
 use std::sync::Arc;
@@ -108,6 +110,8 @@ fn routes() -> OpenApiRouter<Shared> {
             event_types::get,
             event_types::delete
         ))
+        .routes(routes!(event_types::list_paths))
+        .routes(routes!(plugins::put))
         .routes(routes!(events::emit, events::list))
         .routes(routes!(events::get))
         .routes(routes!(subscriptions::create, subscriptions::list))
@@ -120,6 +124,9 @@ fn routes() -> OpenApiRouter<Shared> {
         .routes(routes!(subscriptions::resume))
         .routes(routes!(subscriptions::enable))
         .routes(routes!(subscriptions::disable))
+        .routes(routes!(trials::preview_stored))
+        .routes(routes!(trials::preview_draft))
+        .routes(routes!(trials::send_test_event))
         .routes(routes!(providers::list))
         .routes(routes!(providers::get))
         .routes(routes!(providers::grant))

@@ -54,6 +54,10 @@ pub(super) struct SubscriptionInput {
     /// Systems wanted; empty: all.
     #[serde(default)]
     system_filter: Vec<String>,
+    /// A jq condition over `{event, payload}`: `.payload.severity == "high"`.
+    filter: Option<String>,
+    /// A jq program that makes the payload for the provider: an object.
+    transform: Option<String>,
     #[serde(default = "yes")]
     enabled: bool,
     #[serde(default)]
@@ -86,6 +90,8 @@ pub(super) struct SubscriptionView {
     secrets_set: Vec<String>,
     connection_id: Option<String>,
     system_filter: Vec<String>,
+    filter: Option<String>,
+    transform: Option<String>,
     enabled: bool,
     /// Why the gateway switched it off.
     disabled_reason: Option<String>,
@@ -109,6 +115,8 @@ impl From<&Subscription> for SubscriptionView {
             secrets_set: shown.secrets_set,
             connection_id: subscription.connection.map(|id| id.to_string()),
             system_filter: subscription.system_filter.clone(),
+            filter: subscription.filter.as_deref().map(str::to_owned),
+            transform: subscription.transform.as_deref().map(str::to_owned),
             enabled: subscription.enabled,
             disabled_reason: subscription.disabled_reason.clone(),
             paused: subscription.paused,
@@ -161,7 +169,8 @@ pub(super) fn seal(
         .seal_document(row, &schema.schema, schema.version, plain))
 }
 
-fn subscription(
+/// What an input makes, checked against provider, connection and schema.
+pub(super) fn subscription(
     api: &Shared,
     snapshot: &Snapshot,
     id: SubscriptionId,
@@ -220,6 +229,8 @@ fn subscription(
         config,
         connection,
         system_filter: input.system_filter,
+        filter: input.filter.map(Into::into),
+        transform: input.transform.map(Into::into),
         enabled: input.enabled,
         disabled_reason: None,
         paused: input.paused,
@@ -231,6 +242,29 @@ fn subscription(
         created_at: previous.map_or(now, |previous| previous.created_at),
         updated_at: now,
     })
+}
+
+/// Checks the programs of an input, in the sandbox.
+pub(super) async fn check_programs(
+    api: &Shared,
+    input: &SubscriptionInput,
+) -> Result<(), ApiError> {
+    for (field, program) in [("/filter", &input.filter), ("/transform", &input.transform)] {
+        if let Some(program) = program {
+            check_program(api, field, program).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Checks one program.
+pub(super) async fn check_program(
+    api: &Shared,
+    field: &str,
+    program: &str,
+) -> Result<(), ApiError> {
+    let checked = api.accepter.programs.check(program).await;
+    checked.map_err(|problem| ApiError::field(field, problem))
 }
 
 pub(super) fn check_name(name: &str) -> Result<(), ApiError> {
@@ -280,7 +314,7 @@ fn check_delivery_settings(input: &SubscriptionInput) -> Result<(), ApiError> {
     Ok(())
 }
 
-fn find(snapshot: &Snapshot, id: SubscriptionId) -> Result<Subscription, ApiError> {
+pub(super) fn find(snapshot: &Snapshot, id: SubscriptionId) -> Result<Subscription, ApiError> {
     let route = snapshot.routes.get(&id);
     let route = route.ok_or_else(|| ApiError::not_found(format!("subscription {id}")))?;
     Ok((*route.subscription).clone())
@@ -307,6 +341,7 @@ pub(super) async fn create(
     _: Administer,
     Body(input): Body<SubscriptionInput>,
 ) -> Result<(StatusCode, Json<SubscriptionView>), ApiError> {
+    check_programs(&api, &input).await?;
     let edit = api.snapshots.edit().await?;
     let id = api.ids.next(api.clock.now());
     let subscription = subscription(&api, &edit.snapshot, id, input, None)?;
@@ -359,6 +394,7 @@ pub(super) async fn replace(
     Id(id): Id<SubscriptionId>,
     Body(input): Body<SubscriptionInput>,
 ) -> Result<Json<SubscriptionView>, ApiError> {
+    check_programs(&api, &input).await?;
     let edit = api.snapshots.edit().await?;
     let previous = find(&edit.snapshot, id)?;
     let subscription = subscription(&api, &edit.snapshot, id, input, Some(&previous))?;

@@ -4,13 +4,15 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use super::programs::Programs;
 use super::snapshot::{Snapshot, Snapshots};
 use super::{Ids, operational};
 use crate::domain::clock::{Clock, Timestamp};
 use crate::domain::delivery::NewDelivery;
 use crate::domain::event::{Event, EventTypeName};
-use crate::domain::id::EventId;
+use crate::domain::id::{DeliveryId, EventId};
 use crate::domain::schema::{self, Violation};
+use crate::domain::subscription::Subscription;
 use crate::queue::Queue;
 use crate::store::{AcceptRequest, Accepted, DeliveryStore, IdempotencyKey, StoreError};
 
@@ -95,6 +97,8 @@ pub struct Accepter {
     pub clock: Arc<dyn Clock>,
     /// Identifiers.
     pub ids: Arc<Ids>,
+    /// What filters and transforms.
+    pub programs: Arc<Programs>,
 }
 
 impl Accepter {
@@ -106,14 +110,7 @@ impl Accepter {
         let mut snapshot = self.snapshots.current();
         for _ in 0..MATCH_TRIES_MAX {
             let now = self.clock.now();
-            let events = emits
-                .iter()
-                .enumerate()
-                .map(|(index, emit)| {
-                    self.event(&snapshot, emit, now)
-                        .map_err(|violations| AcceptError::Invalid { index, violations })
-                })
-                .collect::<Result<Vec<_>, _>>();
+            let events = self.events(&snapshot, emits, now).await;
             let events = match events {
                 Ok(events) => events,
                 // The type may have been registered a moment ago, by another process.
@@ -126,7 +123,7 @@ impl Accepter {
                     continue;
                 }
             };
-            let deliveries = self.fan_out(&snapshot, &events, now);
+            let deliveries = self.fan_out(&snapshot, &events, now).await;
             let accepted: Vec<AcceptedEvent> = events
                 .iter()
                 .map(|event| AcceptedEvent {
@@ -167,6 +164,41 @@ impl Accepter {
         )))
     }
 
+    /// Accepts an event for one subscription alone.
+    ///
+    /// # Errors
+    /// `Store`.
+    pub async fn accept_for(
+        &self,
+        event: Event,
+        subscription: &Subscription,
+    ) -> Result<(EventId, DeliveryId), AcceptError> {
+        let (now, event) = (event.received_at, Arc::new(event));
+        let delivery = NewDelivery {
+            id: self.ids.next(now),
+            event_id: event.id,
+            subscription_id: subscription.id,
+            provider: subscription.provider.clone(),
+            ordering_key: subscription.ordering_key(&event),
+        };
+        for _ in 0..MATCH_TRIES_MAX {
+            let request = AcceptRequest {
+                events: vec![event.clone()],
+                deliveries: vec![delivery.clone()],
+                idempotency: None,
+                epoch: self.snapshots.latest().await?.epoch,
+                at: now,
+            };
+            if self.store.accept(request).await? == Accepted::New {
+                self.queue.wake(now);
+                return Ok((event.id, delivery.id));
+            }
+        }
+        Err(AcceptError::Store(StoreError::Unavailable(
+            "the catalogue kept changing".into(),
+        )))
+    }
+
     /// Emits one of the gateway's own events. A failure is logged: there is nobody to tell.
     pub async fn emit_operational(&self, event_type: &str, payload: Value) {
         let emit = Emit {
@@ -181,8 +213,56 @@ impl Accepter {
         }
     }
 
-    /// An event that may be accepted, or what is wrong with it.
-    pub(crate) fn event(
+    async fn events(
+        &self,
+        snapshot: &Snapshot,
+        emits: &[Emit],
+        now: Timestamp,
+    ) -> Result<Vec<Arc<Event>>, AcceptError> {
+        let mut events = Vec::with_capacity(emits.len());
+        for (index, emit) in emits.iter().enumerate() {
+            let event = self.event(snapshot, emit, now).await;
+            events.push(event.map_err(|violations| AcceptError::Invalid { index, violations })?);
+        }
+        Ok(events)
+    }
+
+    /// An event that may be accepted, or what is wrong with it. Where its type has a transform,
+    /// what comes out of it is the payload, and what the schema describes.
+    pub(crate) async fn event(
+        &self,
+        snapshot: &Snapshot,
+        emit: &Emit,
+        now: Timestamp,
+    ) -> Result<Arc<Event>, Vec<Violation>> {
+        let event = self.untransformed(snapshot, emit, now)?;
+        let Some(registered) = snapshot.event_types.get(&emit.event_type) else {
+            return Ok(event);
+        };
+        let Some(program) = &registered.event_type.transform else {
+            return Ok(event);
+        };
+        let fail = |message: String| Violation {
+            pointer: "/payload".to_owned(),
+            message: format!("the transform of {}: {message}", emit.event_type),
+        };
+        let payload = self.programs.transform(program, &event).await;
+        let payload = payload.map_err(|failure| vec![fail(failure.to_string())])?;
+        if let Some(validator) = &registered.validator {
+            let value = serde_json::from_str(&payload).unwrap_or_default();
+            let violations = schema::violations(validator, &value);
+            if let Some(first) = violations.first() {
+                let place = &first.pointer;
+                return Err(vec![fail(format!("makes {place}: {}", first.message))]);
+            }
+        }
+        Ok(Arc::new(Event {
+            payload,
+            ..(*event).clone()
+        }))
+    }
+
+    fn untransformed(
         &self,
         snapshot: &Snapshot,
         emit: &Emit,
@@ -207,7 +287,8 @@ impl Accepter {
         if depth(&payload) > DEPTH_MAX {
             return fail("/payload", format!("nested deeper than {DEPTH_MAX} levels"));
         }
-        if let Some(validator) = &registered.validator
+        if registered.event_type.transform.is_none()
+            && let Some(validator) = &registered.validator
             && !validator.is_valid(&payload)
         {
             let mut violations = schema::violations(validator, &payload);
@@ -231,27 +312,32 @@ impl Accepter {
         }))
     }
 
-    /// A delivery for each subscription that wants an event.
-    pub(crate) fn fan_out(
+    /// A delivery for each subscription that wants an event. A filter that cannot tell now lets the
+    /// event through: it is asked again at the attempt, where its failure is seen and retried.
+    pub(crate) async fn fan_out(
         &self,
         snapshot: &Snapshot,
         events: &[Arc<Event>],
         now: Timestamp,
     ) -> Vec<NewDelivery> {
-        events
-            .iter()
-            .flat_map(|event| {
-                snapshot
-                    .matching(event)
-                    .map(move |subscription| NewDelivery {
-                        id: self.ids.next(now),
-                        event_id: event.id,
-                        subscription_id: subscription.id,
-                        provider: subscription.provider.clone(),
-                        ordering_key: subscription.ordering_key(event),
-                    })
-            })
-            .collect()
+        let mut deliveries = Vec::new();
+        for event in events {
+            for subscription in snapshot.matching(event) {
+                if let Some(filter) = &subscription.filter
+                    && matches!(self.programs.passes(filter, event).await, Ok(false))
+                {
+                    continue;
+                }
+                deliveries.push(NewDelivery {
+                    id: self.ids.next(now),
+                    event_id: event.id,
+                    subscription_id: subscription.id,
+                    provider: subscription.provider.clone(),
+                    ordering_key: subscription.ordering_key(event),
+                });
+            }
+        }
+        deliveries
     }
 }
 

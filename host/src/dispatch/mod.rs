@@ -4,6 +4,7 @@
 
 pub mod accept;
 pub mod open_source;
+pub mod programs;
 mod shares;
 pub mod snapshot;
 pub mod worker;
@@ -16,6 +17,7 @@ use crate::domain::id::IdGenerator;
 
 pub use accept::{AcceptError, Accepter, Emit, EmittedBy};
 pub use open_source::OpenSource;
+pub use programs::Programs;
 pub use snapshot::{Edit, Snapshot, Snapshots};
 pub use worker::{Worker, WorkerConfig};
 
@@ -100,13 +102,10 @@ pub mod operational {
             let now = clock.now();
             store
                 .put_event_type(EventType {
-                    name,
                     display_name: display_name.to_owned(),
                     description: description.to_owned(),
-                    payload_schema: None,
-                    example: None,
-                    created_at: now,
-                    updated_at: now,
+                    category: "hookport".to_owned(),
+                    ..EventType::new(name, now)
                 })
                 .await?;
         }

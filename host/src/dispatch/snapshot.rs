@@ -314,13 +314,9 @@ mod tests {
 
     fn event_type(name: &str, description: &str) -> EventType {
         EventType {
-            name: EventTypeName::parse(name).expect("a name"),
-            display_name: name.to_owned(),
             description: description.to_owned(),
             payload_schema: Some(json!({"type": "object"})),
-            example: None,
-            created_at: Timestamp(1),
-            updated_at: Timestamp(1),
+            ..EventType::new(EventTypeName::parse(name).expect("a name"), Timestamp(1))
         }
     }
 

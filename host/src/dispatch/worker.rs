@@ -17,6 +17,7 @@ use super::shares::{Crowded, Shares};
 use super::snapshot::{Route, Snapshot, Snapshots};
 use crate::domain::clock::{Clock, Timestamp};
 use crate::domain::delivery::{Attempt, LeaseResult, LeasedDelivery, Outcome, Transition};
+use crate::domain::event::Event;
 use crate::domain::id::SubscriptionId;
 use crate::domain::provider::ProviderId;
 use crate::domain::retry::{NextStep, RetryAdvice, RetryPolicy};
@@ -150,8 +151,9 @@ impl Worker {
 
     async fn attempt(&self, snapshot: &Snapshot, route: &Route, leased: LeasedDelivery) {
         let started_at = self.clock.now();
-        let report = match self.call(snapshot, route, &leased) {
-            Ok(call) => self.deliver(&leased.provider, call).await,
+        let report = match self.prepared(snapshot, route, &leased).await {
+            Ok(Some(call)) => self.deliver(&leased.provider, call).await,
+            Ok(None) => return self.settle(&leased, None, Transition::Cancelled).await,
             Err(failure) => CallReport::failed(failure),
         };
         let ended_at = self.clock.now();
@@ -205,6 +207,34 @@ impl Worker {
         }
     }
 
+    /// The call with the subscription's filter and transform of now applied; `None` when the
+    /// event does not pass the filter.
+    async fn prepared(
+        &self,
+        snapshot: &Snapshot,
+        route: &Route,
+        leased: &LeasedDelivery,
+    ) -> Result<Option<DeliverCall>, CallFailure> {
+        let mut call = self.call(snapshot, route, leased)?;
+        let programs = &self.accepter.programs;
+        if let Some(filter) = &route.subscription.filter
+            && !programs
+                .passes(filter, &call.event)
+                .await
+                .map_err(|failure| failure.about("the filter"))?
+        {
+            return Ok(None);
+        }
+        if let Some(transform) = &route.subscription.transform {
+            let payload = programs.transform(transform, &call.event).await;
+            call.event = Arc::new(Event {
+                payload: payload.map_err(|failure| failure.about("the transform"))?,
+                ..(*call.event).clone()
+            });
+        }
+        Ok(Some(call))
+    }
+
     fn call(
         &self,
         snapshot: &Snapshot,
@@ -245,6 +275,7 @@ impl Worker {
             timeout: subscription
                 .timeout_ms
                 .map(|ms| Duration::from_millis(ms.into())),
+            preview: None,
         })
     }
 

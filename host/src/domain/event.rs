@@ -110,6 +110,14 @@ pub struct EventType {
     pub display_name: String,
     /// What it means.
     pub description: String,
+    /// What it belongs with, for people; empty: nothing.
+    pub category: String,
+    /// The plugin whose catalogue it belongs to.
+    pub plugin: Option<String>,
+    /// No longer in that catalogue, and kept because subscriptions name it.
+    pub retired: bool,
+    /// A jq program that makes the payload of what the emitter sends.
+    pub transform: Option<Arc<str>>,
     /// JSON Schema (draft 2020-12) of the payload; `None` accepts any object.
     pub payload_schema: Option<serde_json::Value>,
     /// A payload to show and to preview with.
@@ -118,6 +126,26 @@ pub struct EventType {
     pub created_at: Timestamp,
     /// When it was last changed.
     pub updated_at: Timestamp,
+}
+
+impl EventType {
+    /// A type of which nothing is known but its name.
+    #[must_use]
+    pub fn new(name: EventTypeName, at: Timestamp) -> Self {
+        Self {
+            display_name: name.as_str().to_owned(),
+            description: String::new(),
+            category: String::new(),
+            plugin: None,
+            retired: false,
+            transform: None,
+            payload_schema: None,
+            example: None,
+            created_at: at,
+            updated_at: at,
+            name,
+        }
+    }
 }
 
 /// An accepted event.

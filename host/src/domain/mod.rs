@@ -9,6 +9,7 @@ pub mod delivery;
 pub mod event;
 pub mod id;
 pub mod key;
+pub mod paths;
 pub mod provider;
 pub mod rate;
 pub mod retry;

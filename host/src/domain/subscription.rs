@@ -51,6 +51,10 @@ pub struct Subscription {
     pub connection: Option<ConnectionId>,
     /// Systems wanted; empty: all.
     pub system_filter: Vec<String>,
+    /// A jq condition that an event must pass.
+    pub filter: Option<Arc<str>>,
+    /// A jq program that makes the payload for the provider.
+    pub transform: Option<Arc<str>>,
     /// Switched off: new events are not matched, queued deliveries are cancelled.
     pub enabled: bool,
     /// Why the gateway itself switched it off.

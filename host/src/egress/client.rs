@@ -237,7 +237,7 @@ impl Replay {
     }
 }
 
-fn parse_url(text: &str) -> Result<Url, EgressError> {
+pub(super) fn parse_url(text: &str) -> Result<Url, EgressError> {
     if text.len() > URL_BYTES_MAX {
         return Err(EgressError::Invalid(format!(
             "the URL is longer than {URL_BYTES_MAX} bytes"
@@ -264,7 +264,7 @@ fn check_form(url: &Url) -> Result<(), EgressError> {
     Ok(())
 }
 
-fn check_message(method: &Method, headers: &HeaderMap) -> Result<(), EgressError> {
+pub(super) fn check_message(method: &Method, headers: &HeaderMap) -> Result<(), EgressError> {
     if *method == Method::CONNECT {
         return Err(EgressError::Denied(
             "the CONNECT method is not allowed".to_owned(),
@@ -290,7 +290,7 @@ fn authority(url: &Url) -> String {
     }
 }
 
-fn check_target(policy: &EgressPolicy, url: &Url) -> Result<(), EgressError> {
+pub(super) fn check_target(policy: &EgressPolicy, url: &Url) -> Result<(), EgressError> {
     if !policy.hosts.iter().any(|pattern| pattern.matches(url)) {
         return Err(EgressError::Denied(format!(
             "{} is not among the granted hosts",

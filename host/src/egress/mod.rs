@@ -12,9 +12,11 @@ use futures_util::stream::BoxStream;
 pub mod address;
 pub mod client;
 pub mod pattern;
+pub mod preview;
 
 pub use client::{Egress, EgressConfig};
 pub use pattern::HostPattern;
+pub use preview::Preview;
 
 /// Where one provider's call may go.
 #[derive(Clone, Debug)]

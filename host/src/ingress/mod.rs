@@ -248,7 +248,7 @@ impl Ingress {
         self.register_missing(open, &normalized).await?;
         let mut snapshot = self.accepter.snapshots.current();
         for _ in 0..MATCH_TRIES_MAX {
-            let events = match self.events(&snapshot, open, &webhook, &normalized) {
+            let events = match self.events(&snapshot, open, &webhook, &normalized).await {
                 Ok(events) => events,
                 Err(reason) => {
                     (webhook.state, webhook.reason) = (WebhookState::Failed, Some(reason));
@@ -259,7 +259,8 @@ impl Ingress {
             let request = ReceiveRequest {
                 deliveries: self
                     .accepter
-                    .fan_out(&snapshot, &plain, webhook.received_at),
+                    .fan_out(&snapshot, &plain, webhook.received_at)
+                    .await,
                 webhook: InboundWebhook {
                     reason: None,
                     ..webhook.clone()
@@ -334,13 +335,8 @@ impl Ingress {
         let now = self.accepter.clock.now();
         for name in names.into_iter().take(room) {
             let event_type = EventType {
-                display_name: name.as_str().to_owned(),
                 description: format!("First seen from the source {}.", open.source.name.as_str()),
-                name,
-                payload_schema: None,
-                example: None,
-                created_at: now,
-                updated_at: now,
+                ..EventType::new(name, now)
             };
             self.catalog.put_event_type(event_type).await?;
         }
@@ -348,7 +344,7 @@ impl Ingress {
     }
 
     /// The events of a webhook with their keys, or why there are none.
-    fn events(
+    async fn events(
         &self,
         snapshot: &Snapshot,
         open: &OpenSource,
@@ -361,6 +357,7 @@ impl Ingress {
             let prepared = self
                 .accepter
                 .event(snapshot, &emit, webhook.received_at)
+                .await
                 .map_err(|violations| format!("event {index}: {}", first(&violations)))?;
             let name = open.source.name.as_str();
             let key = match &event.external_id {

@@ -89,12 +89,15 @@ impl LoadedComponent {
 
     /// Makes one delivery attempt.
     pub async fn deliver(&self, call: DeliverCall) -> CallReport<Receipt> {
-        let context = self.context(
-            call.config.clone(),
-            call.connection.clone(),
-            call.cache_scope.clone(),
-            call.timeout,
-        );
+        let context = CallContext {
+            preview: call.preview.clone(),
+            ..self.context(
+                call.config.clone(),
+                call.connection.clone(),
+                call.cache_scope.clone(),
+                call.timeout,
+            )
+        };
         self.run(context, Deliver(call)).await
     }
 
@@ -159,6 +162,7 @@ impl LoadedComponent {
             connection,
             timeout: timeout
                 .unwrap_or_else(|| Duration::from_millis(self.limits.timeout_ms.into())),
+            preview: None,
         }
     }
 
@@ -202,6 +206,7 @@ pub async fn describe(sandbox: &Sandbox, code: &LoadedCode) -> Result<Descriptor
         config: GuestDocument::default(),
         connection: None,
         timeout: Duration::from_secs(5),
+        preview: None,
     };
     let none: Arc<str> = "".into();
     let report = match code.pre.kind() {

@@ -82,6 +82,8 @@ pub struct DeliverCall {
     pub cache_scope: Arc<str>,
     /// Wall-clock deadline; `None`: the provider's default.
     pub timeout: Option<Duration>,
+    /// Records what would be sent instead of sending it.
+    pub preview: Option<Arc<crate::egress::Preview>>,
 }
 
 /// A request for the entries of a dropdown.
@@ -149,6 +151,25 @@ pub enum CallFailure {
     /// No such provider answers calls, and why.
     #[error("{0}")]
     Unavailable(String),
+}
+
+impl CallFailure {
+    /// The same kind, its text led by what failed; a program's error may pass, so that it is tried
+    /// again by the schedule.
+    #[must_use]
+    pub fn about(self, what: &str) -> Self {
+        let led = |text: String| format!("{what}: {text}");
+        match self {
+            Self::Provider { message, .. } => Self::Provider {
+                message: led(message),
+                retry: RetryAdvice::Default,
+            },
+            Self::Denied(text) => Self::Denied(led(text)),
+            Self::Limit(text) => Self::Limit(led(text)),
+            Self::Trap(text) => Self::Trap(led(text)),
+            Self::Unavailable(text) => Self::Unavailable(led(text)),
+        }
+    }
 }
 
 /// What a call returned and what was seen of it.

@@ -20,7 +20,10 @@ use super::stdio::GuestOutput;
 use super::wasi_http::Hooks;
 use crate::domain::delivery::LogLine;
 use crate::domain::provider::ProviderId;
-use crate::egress::{Egress, EgressLimits, EgressPolicy, HostPattern};
+use crate::egress::{
+    Egress, EgressError, EgressLimits, EgressPolicy, EgressRequest, EgressResponse, HostPattern,
+    Preview,
+};
 
 /// Longest error or summary kept of a guest, in bytes.
 pub(super) const MESSAGE_BYTES_MAX: usize = 4 << 10;
@@ -97,6 +100,8 @@ pub(super) struct CallContext {
     pub(super) config: GuestDocument,
     pub(super) connection: Option<GuestDocument>,
     pub(super) timeout: Duration,
+    /// Records requests instead of sending them.
+    pub(super) preview: Option<Arc<Preview>>,
 }
 
 /// Lines kept, and how many were dropped.
@@ -304,6 +309,28 @@ impl CallShared {
             response_bytes_max: self.context.limits.response_bytes_max,
             response_header_bytes_max: self.context.limits.response_header_bytes_max,
         }
+    }
+
+    /// The one way out for every HTTP import.
+    pub(super) async fn send(
+        &self,
+        limits: EgressLimits,
+        request: EgressRequest,
+    ) -> Result<EgressResponse, EgressError> {
+        let Some(preview) = &self.context.preview else {
+            return self
+                .context
+                .egress
+                .send(self.policy(), limits, request)
+                .await;
+        };
+        let mask = |bytes: &[u8]| {
+            let sets = self.secret_sets();
+            sets.iter().fold(bytes.to_vec(), |bytes, set| {
+                set.mask_bytes(&bytes).unwrap_or(bytes)
+            })
+        };
+        preview.send(self.policy(), request, mask).await
     }
 
     /// The egress policy of this call, its field references resolved. A reference to a field

@@ -165,6 +165,8 @@ async fn put_subscription(parts: &Parts, id: SubscriptionId) {
         },
         connection: None,
         system_filter: Vec::new(),
+        filter: None,
+        transform: None,
         enabled: true,
         disabled_reason: None,
         paused: false,

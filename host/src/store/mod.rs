@@ -309,6 +309,17 @@ pub trait CatalogStore: Send + Sync + 'static {
     /// `Unavailable`.
     async fn put_event_type(&self, event_type: EventType) -> Result<()>;
 
+    /// Creates or replaces several, and takes `gone` away, in one transaction. One that a
+    /// subscription names exactly is retired instead.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    async fn put_catalogue(
+        &self,
+        event_types: Vec<EventType>,
+        gone: Vec<EventTypeName>,
+    ) -> Result<()>;
+
     /// False: there was none.
     ///
     /// # Errors

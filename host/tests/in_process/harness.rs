@@ -12,7 +12,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, Request, header};
 use hookport::api::{Api, HealthCheck, new_key, router};
-use hookport::dispatch::{Accepter, Ids, Snapshots, Worker, WorkerConfig, operational};
+use hookport::dispatch::{Accepter, Ids, Programs, Snapshots, Worker, WorkerConfig, operational};
 use hookport::domain::clock::{Clock, Timestamp};
 use hookport::domain::key::{ApiKey, Role};
 use hookport::domain::provider::{
@@ -23,6 +23,7 @@ use hookport::domain::retry::RetryAdvice;
 use hookport::ingress::Ingress;
 use hookport::ingress::limiter::Limiter;
 use hookport::plugin::source::{Normalized, Sources, Webhook};
+use hookport::plugin::transform::Languages;
 use hookport::plugin::{
     CallFailure, CallReport, DeliverCall, DocumentKind, GrantError, GuestDocument, OptionsCall,
     Providers, Receipt, SelectOption,
@@ -62,6 +63,8 @@ pub struct FakeProviders {
     pub options_calls: Mutex<Vec<OptionsCall>>,
     /// What the source `fake-source` makes of webhooks.
     pub normalizing: Mutex<Normalizing>,
+    /// Whether the program `fail` fails.
+    pub failing_programs: AtomicBool,
     /// Makes every report panic.
     pub broken: AtomicBool,
     /// Makes tests of connections and options fail.
@@ -110,6 +113,7 @@ impl FakeProviders {
             calls: Mutex::default(),
             options_calls: Mutex::default(),
             normalizing: Mutex::new(Box::new(|_| Ok(Normalized::Ignored("a ping".to_owned())))),
+            failing_programs: AtomicBool::new(true),
             broken: AtomicBool::new(false),
             failure: Mutex::default(),
         }
@@ -213,6 +217,43 @@ impl Sources for FakeProviders {
         let result = (self.normalizing.lock().expect("lock"))(&webhook);
         let mut report = CallReport::failed(CallFailure::Unavailable(String::new()));
         report.result = result;
+        report
+    }
+}
+
+/// A language of three programs: `severe` passes payloads whose `severity` is `high`, `wrap` puts
+/// the payload into an object, and `fail` fails for as long as [`FakeProviders::failing_programs`].
+#[async_trait]
+impl Languages for FakeProviders {
+    async fn check(&self, _: &ProviderId, program: Arc<str>) -> CallReport<()> {
+        let mut report = CallReport::failed(CallFailure::Unavailable(String::new()));
+        report.result = match &*program {
+            "severe" | "wrap" | "fail" => Ok(()),
+            other => Err(CallFailure::Provider {
+                message: format!("line 1, column 1: no filter `{other}`"),
+                retry: RetryAdvice::Never,
+            }),
+        };
+        report
+    }
+
+    async fn run(
+        &self,
+        _: &ProviderId,
+        program: Arc<str>,
+        input: Arc<str>,
+        _: u32,
+    ) -> CallReport<Vec<String>> {
+        let input: Value = serde_json::from_str(&input).expect("JSON");
+        assert!(input["event"]["id"].is_string(), "{input}");
+        let mut report = CallReport::failed(CallFailure::Unavailable(String::new()));
+        let failing = self.failing_programs.load(Ordering::SeqCst);
+        report.result = match &*program {
+            "fail" if failing => Err(CallFailure::Limit("the CPU budget is spent".to_owned())),
+            "fail" => Ok(vec!["true".to_owned()]),
+            "severe" => Ok(vec![(input["payload"]["severity"] == "high").to_string()]),
+            _ => Ok(vec![json!({"wrapped": input["payload"]}).to_string()]),
+        };
         report
     }
 }
@@ -401,15 +442,16 @@ impl Gateway {
             Duration::from_secs(60),
         ));
         let snapshots = Arc::new(Snapshots::load(store.clone()).await.expect("a snapshot"));
+        let providers = Arc::new(FakeProviders::new());
         let accepter = Arc::new(Accepter {
             store: store.clone(),
             queue: queue.clone(),
             snapshots: snapshots.clone(),
             clock: dyn_clock.clone(),
             ids: ids.clone(),
+            programs: Arc::new(Programs::new(providers.clone())),
         });
         let vault = Arc::new(Vault::new(&MasterKey::from_bytes([7; 32]), &[]));
-        let providers = Arc::new(FakeProviders::new());
         let healthy = Arc::new(AtomicBool::new(true));
         let asked = healthy.clone();
         let ingress = Arc::new(Ingress {
@@ -661,7 +703,9 @@ pub fn operations() -> Vec<(String, String, Value)> {
             _ => "nobody-",
         };
         let id = format!("{prefix}{}", "0".repeat(26));
-        let path = path.replace("{id}", &id).replace("{name}", "no.such")
+        let path = path
+            .replace("{id}", &id)
+            .replace("{name}", "no.such")
             .replace("{source}", "nobody");
         for method in ["get", "put", "post", "delete"] {
             if let Some(operation) = item.get(method) {

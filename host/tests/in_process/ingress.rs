@@ -385,7 +385,11 @@ async fn wrong_sources_are_refused_by_field() {
         "/verification/header",
     )
     .await;
-    check(json!({"verification": {"scheme": "md5"}}), "/verification/scheme").await;
+    check(
+        json!({"verification": {"scheme": "md5"}}),
+        "/verification/scheme",
+    )
+    .await;
     check(json!({"ratePerMinute": 0}), "/ratePerMinute").await;
     check(json!({"config": {"key": 3}}), "/config/key").await;
     create(&gateway, json!({})).await;

@@ -10,5 +10,7 @@ mod fairness;
 mod harness;
 mod ingress;
 mod listings;
+mod programs;
 mod roles;
 mod secrets;
+mod trials;

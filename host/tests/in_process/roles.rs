@@ -20,7 +20,21 @@ fn roles(method: &str, path: &str) -> &'static [&'static str] {
         ("POST", "/events") => EMIT,
         (_, path) if path.starts_with("/keys") => ADMINISTER,
         ("GET", _) => READ,
-        ("POST", _) if ["retry", "pause", "resume", "test", "options"].contains(&last) => OPERATE,
+        ("POST", _)
+            if [
+                "retry",
+                "pause",
+                "resume",
+                "test",
+                "options",
+                "preview",
+                "subscription-previews",
+                "test-event",
+            ]
+            .contains(&last) =>
+        {
+            OPERATE
+        }
         _ => ADMINISTER,
     }
 }

@@ -424,6 +424,7 @@ async fn deliver(
         connection: None,
         cache_scope: "test".into(),
         timeout: Some(PATIENCE),
+        preview: None,
     };
     let report = registry.deliver(&provider(id), call).await;
     report
@@ -570,6 +571,9 @@ impl CatalogStore for MemoryGrants {
         no()
     }
     async fn put_event_type(&self, _: EventType) -> Result<()> {
+        no()
+    }
+    async fn put_catalogue(&self, _: Vec<EventType>, _: Vec<EventTypeName>) -> Result<()> {
         no()
     }
     async fn delete_event_type(&self, _: &EventTypeName) -> Result<bool> {

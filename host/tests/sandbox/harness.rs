@@ -154,6 +154,7 @@ pub fn call(plan: Value) -> DeliverCall {
         connection: None,
         cache_scope: "test".into(),
         timeout: None,
+        preview: None,
     }
 }
 

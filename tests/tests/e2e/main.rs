@@ -12,6 +12,7 @@ mod idempotency;
 mod lifecycle;
 mod operational;
 mod process;
+mod programs;
 mod providers;
 mod retry;
 mod routing;

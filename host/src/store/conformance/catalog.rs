@@ -4,13 +4,13 @@ use super::*;
 
 fn event_type(name: &str) -> EventType {
     EventType {
-        name: EventTypeName::parse(name).expect("name"),
         display_name: "N".to_owned(),
-        description: String::new(),
+        category: "c".to_owned(),
+        plugin: Some("p".to_owned()),
+        transform: Some(".payload".into()),
         payload_schema: Some(json!({"type": "object"})),
         example: Some(json!({"a": 1})),
-        created_at: T0,
-        updated_at: T0,
+        ..EventType::new(EventTypeName::parse(name).expect("name"), T0)
     }
 }
 

@@ -132,6 +132,8 @@ impl Fixture {
             },
             connection: None,
             system_filter: vec!["a".to_owned()],
+            filter: Some(".payload.n == 1".into()),
+            transform: Some("{n: .payload.n}".into()),
             enabled: true,
             disabled_reason: None,
             paused: false,

@@ -1,6 +1,7 @@
 //! Event types, subscriptions, connections, grants and keys.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use sqlx::sqlite::SqliteRow;
@@ -36,10 +37,10 @@ pub(super) async fn load(readers: &SqlitePool) -> Result<Catalog> {
     // One read transaction: everything is of one epoch.
     let mut snapshot = readers.begin().await?;
     let epoch = epoch(&mut *snapshot).await?;
-    let event_types = sqlx::query("SELECT name, display_name, description, payload_schema, example, created_at, updated_at FROM event_types ORDER BY name")
+    let event_types = sqlx::query("SELECT name, display_name, description, payload_schema, example, created_at, updated_at, category, transform, plugin, retired FROM event_types ORDER BY name")
         .fetch_all(&mut *snapshot)
         .await?;
-    let subscriptions = sqlx::query("SELECT id, name, events, provider, config, config_version, connection_id, system_filter, enabled, disabled_reason, paused, ordered, retry_delays_ms, timeout_ms, created_at, updated_at FROM subscriptions ORDER BY id")
+    let subscriptions = sqlx::query("SELECT id, name, events, provider, config, config_version, connection_id, system_filter, enabled, disabled_reason, paused, ordered, retry_delays_ms, timeout_ms, created_at, updated_at, filter, transform FROM subscriptions ORDER BY id")
         .fetch_all(&mut *snapshot)
         .await?;
     let connections = sqlx::query("SELECT id, name, provider, document, document_version, created_at, updated_at FROM connections ORDER BY id")
@@ -79,6 +80,10 @@ fn event_type_from_row(row: &SqliteRow) -> Result<EventType> {
         example: optional_json("event_types.example", row.try_get(4)?)?,
         created_at: Timestamp(row.try_get(5)?),
         updated_at: Timestamp(row.try_get(6)?),
+        category: row.try_get(7)?,
+        transform: row.try_get::<Option<&str>, _>(8)?.map(Arc::from),
+        plugin: row.try_get(9)?,
+        retired: row.try_get(10)?,
     })
 }
 
@@ -110,6 +115,8 @@ fn subscription_from_row(row: &SqliteRow) -> Result<Subscription> {
         timeout_ms: row.try_get(13)?,
         created_at: Timestamp(row.try_get(14)?),
         updated_at: Timestamp(row.try_get(15)?),
+        filter: row.try_get::<Option<&str>, _>(16)?.map(Arc::from),
+        transform: row.try_get::<Option<&str>, _>(17)?.map(Arc::from),
     })
 }
 
@@ -147,8 +154,8 @@ pub(super) async fn put_event_type(
     connection: &mut SqliteConnection,
     event_type: EventType,
 ) -> Result<()> {
-    sqlx::query("INSERT INTO event_types (name, display_name, description, payload_schema, example, created_at, updated_at) VALUES (?, ?, ?, ?, ?, ?, ?) \
-         ON CONFLICT DO UPDATE SET display_name = excluded.display_name, description = excluded.description, payload_schema = excluded.payload_schema, example = excluded.example, updated_at = excluded.updated_at")
+    sqlx::query("INSERT INTO event_types (name, display_name, description, payload_schema, example, created_at, updated_at, category, transform, plugin, retired) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
+         ON CONFLICT DO UPDATE SET display_name = excluded.display_name, description = excluded.description, payload_schema = excluded.payload_schema, example = excluded.example, updated_at = excluded.updated_at, category = excluded.category, transform = excluded.transform, plugin = excluded.plugin, retired = excluded.retired")
         .bind(event_type.name.as_str())
         .bind(event_type.display_name)
         .bind(event_type.description)
@@ -156,8 +163,40 @@ pub(super) async fn put_event_type(
         .bind(event_type.example.map(|example| example.to_string()))
         .bind(event_type.created_at.0)
         .bind(event_type.updated_at.0)
+        .bind(event_type.category)
+        .bind(event_type.transform.as_deref())
+        .bind(event_type.plugin)
+        .bind(event_type.retired)
         .execute(&mut *connection)
         .await?;
+    bump(connection).await
+}
+
+/// Puts a plugin's whole catalogue, in one transaction: types that are no longer in it go, or are
+/// retired where a subscription names them.
+pub(super) async fn put_catalogue(
+    connection: &mut SqliteConnection,
+    event_types: Vec<EventType>,
+    gone: Vec<EventTypeName>,
+) -> Result<()> {
+    for event_type in event_types {
+        put_event_type(connection, event_type).await?;
+    }
+    for name in gone {
+        let named: Option<i64> =
+            sqlx::query_scalar("SELECT 1 FROM subscriptions WHERE events = ? LIMIT 1")
+                .bind(name.as_str())
+                .fetch_optional(&mut *connection)
+                .await?;
+        let change = match named {
+            Some(_) => "UPDATE event_types SET retired = TRUE WHERE name = ?",
+            None => "DELETE FROM event_types WHERE name = ?",
+        };
+        sqlx::query(change)
+            .bind(name.as_str())
+            .execute(&mut *connection)
+            .await?;
+    }
     bump(connection).await
 }
 
@@ -199,8 +238,8 @@ pub(super) async fn put_subscription(
         }
     }
     let retry = subscription.retry.as_ref();
-    sqlx::query("INSERT INTO subscriptions (id, name, events, provider, config, config_version, connection_id, system_filter, enabled, disabled_reason, paused, ordered, retry_delays_ms, timeout_ms, created_at, updated_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
-         ON CONFLICT DO UPDATE SET name = excluded.name, events = excluded.events, provider = excluded.provider, config = excluded.config, config_version = excluded.config_version, connection_id = excluded.connection_id, system_filter = excluded.system_filter, enabled = excluded.enabled, disabled_reason = excluded.disabled_reason, paused = excluded.paused, ordered = excluded.ordered, retry_delays_ms = excluded.retry_delays_ms, timeout_ms = excluded.timeout_ms, updated_at = excluded.updated_at")
+    sqlx::query("INSERT INTO subscriptions (id, name, events, provider, config, config_version, connection_id, system_filter, enabled, disabled_reason, paused, ordered, retry_delays_ms, timeout_ms, created_at, updated_at, filter, transform) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
+         ON CONFLICT DO UPDATE SET name = excluded.name, events = excluded.events, provider = excluded.provider, config = excluded.config, config_version = excluded.config_version, connection_id = excluded.connection_id, system_filter = excluded.system_filter, enabled = excluded.enabled, disabled_reason = excluded.disabled_reason, paused = excluded.paused, ordered = excluded.ordered, retry_delays_ms = excluded.retry_delays_ms, timeout_ms = excluded.timeout_ms, updated_at = excluded.updated_at, filter = excluded.filter, transform = excluded.transform")
         .bind(subscription.id.to_string())
         .bind(subscription.name)
         .bind(subscription.events.as_str())
@@ -217,6 +256,8 @@ pub(super) async fn put_subscription(
         .bind(subscription.timeout_ms)
         .bind(subscription.created_at.0)
         .bind(subscription.updated_at.0)
+        .bind(subscription.filter.as_deref())
+        .bind(subscription.transform.as_deref())
         .execute(&mut *connection)
         .await?;
     let (id, at) = (subscription.id, subscription.updated_at);

@@ -236,6 +236,16 @@ impl CatalogStore for SqliteStore {
             .await
     }
 
+    async fn put_catalogue(
+        &self,
+        event_types: Vec<EventType>,
+        gone: Vec<EventTypeName>,
+    ) -> Result<()> {
+        self.writer
+            .run(move |connection| Box::pin(catalog::put_catalogue(connection, event_types, gone)))
+            .await
+    }
+
     async fn delete_event_type(&self, name: &EventTypeName) -> Result<bool> {
         let name = name.clone();
         self.writer
