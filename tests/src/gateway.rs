@@ -24,6 +24,22 @@ allow_addresses = ["127.0.0.0/8"]
 hosts = ["hooks.slack.com", "slack.com", "{connection.baseUrl}"]
 expose_secrets = false
 allow_addresses = ["127.0.0.0/8"]
+
+[jira]
+hosts = ["{connection.baseUrl}"]
+allow_addresses = ["127.0.0.0/8"]
+
+[telegram]
+hosts = ["api.telegram.org", "{connection.baseUrl}"]
+allow_addresses = ["127.0.0.0/8"]
+
+[webex]
+hosts = ["webexapis.com", "{connection.baseUrl}"]
+allow_addresses = ["127.0.0.0/8"]
+
+[teams]
+hosts = ["*.logic.azure.com", "*.api.powerplatform.com", "graph.microsoft.com", "login.microsoftonline.com", "{connection.baseUrl}", "{connection.loginUrl}"]
+allow_addresses = ["127.0.0.0/8"]
 "#;
 
 /// The binary under test.

@@ -7,6 +7,7 @@
 
 pub mod api;
 pub mod gateway;
+pub mod jira;
 pub mod raw_receiver;
 pub mod receiver;
 pub mod signature;

@@ -9,6 +9,7 @@ mod command_line;
 mod delivery;
 mod hostile_receivers;
 mod idempotency;
+mod jira;
 mod lifecycle;
 mod operational;
 mod process;
