@@ -98,6 +98,8 @@ impl Templates {
     #[must_use]
     pub fn escape_with(mut self, escape: fn(&str) -> String) -> Self {
         self.escape = Some(escape);
+        // What was set up for values as they are is of no use any more.
+        (self.bare, self.full) = (OnceCell::new(), OnceCell::new());
         self
     }
 

@@ -144,7 +144,9 @@ fn check(card: &Value) -> Result<(), String> {
             let url = &element["url"];
             let opens = element["type"] == "Action.OpenUrl";
             if opens && !url.as_str().is_some_and(|url| link(url).is_ok()) {
-                return Err(format!("{list}[{index}].url: must begin with https:// or http://"));
+                return Err(format!(
+                    "{list}[{index}].url: must begin with https:// or http://"
+                ));
             }
         }
     }

@@ -29,8 +29,17 @@ pub struct Client<'a> {
 impl<'a> Client<'a> {
     /// With the credentials of a connection.
     pub fn new(ctx: &'a Context<'a>, connection: &Connection) -> Result<Self, DeliveryError> {
-        let Connection::Graph { tenant_id, client_id, client_secret, base_url, login_url } = connection else {
-            return Err(DeliveryError::permanent("the connection is no Microsoft Graph connection"));
+        let Connection::Graph {
+            tenant_id,
+            client_id,
+            client_secret,
+            base_url,
+            login_url,
+        } = connection
+        else {
+            return Err(DeliveryError::permanent(
+                "the connection is no Microsoft Graph connection",
+            ));
         };
         let or = |url: &Option<String>, default: &str| {
             let given = url.as_deref().filter(|url| !url.is_empty());
@@ -41,7 +50,11 @@ impl<'a> Client<'a> {
         let token_url = format!("{login}/{}/oauth2/v2.0/token", segment(tenant_id));
         let token = TokenRequest::client_credentials(token_url, client_id, client_secret)
             .scope(format!("{base_url}/.default"));
-        Ok(Self { ctx, base_url, token })
+        Ok(Self {
+            ctx,
+            base_url,
+            token,
+        })
     }
 
     /// Sends with a token; a token that is refused is fetched anew, once.
@@ -78,21 +91,34 @@ impl<'a> Client<'a> {
     /// Whether the credentials are good.
     pub fn test(&self) -> Result<String, DeliveryError> {
         let url = self.url("organization");
-        let found = self.call("the organisation", || Request::get(url.clone()).query("$select", "displayName"))?;
-        let name = found["value"][0]["displayName"].as_str().unwrap_or("a tenant without a name");
+        let found = self.call("the organisation", || {
+            Request::get(url.clone()).query("$select", "displayName")
+        })?;
+        let name = found["value"][0]["displayName"]
+            .as_str()
+            .unwrap_or("a tenant without a name");
         Ok(format!("Connected to {name}."))
     }
 
     /// Teams whose name contains `search`.
     pub fn teams(&self, search: &str) -> Result<Vec<SelectOption>, DeliveryError> {
-        let query = [("$filter", "resourceProvisioningOptions/Any(x:x eq 'Team')"), ("$select", "id,displayName"), ("$top", "100")];
+        let query = [
+            ("$filter", "resourceProvisioningOptions/Any(x:x eq 'Team')"),
+            ("$select", "id,displayName"),
+            ("$top", "100"),
+        ];
         self.list("the teams", &self.url("groups"), &query, search)
     }
 
     /// Channels of a team whose name contains `search`.
     pub fn channels(&self, team: &str, search: &str) -> Result<Vec<SelectOption>, DeliveryError> {
         let url = self.url(&format!("teams/{}/channels", segment(team)));
-        self.list("the channels", &url, &[("$select", "id,displayName")], search)
+        self.list(
+            "the channels",
+            &url,
+            &[("$select", "id,displayName")],
+            search,
+        )
     }
 
     fn list(
@@ -111,10 +137,13 @@ impl<'a> Client<'a> {
                 Some(next) => Request::get(next.as_str()),
                 None => query
                     .iter()
-                    .fold(Request::get(url), |request, (name, value)| request.query(name, value)),
+                    .fold(Request::get(url), |request, (name, value)| {
+                        request.query(name, value)
+                    }),
             })?;
             for one in page["value"].as_array().into_iter().flatten() {
-                let (Some(id), Some(name)) = (one["id"].as_str(), one["displayName"].as_str()) else {
+                let (Some(id), Some(name)) = (one["id"].as_str(), one["displayName"].as_str())
+                else {
                     continue;
                 };
                 if name.to_lowercase().contains(&wanted) {
@@ -140,7 +169,10 @@ pub fn deliver(
 ) -> Result<Receipt, DeliveryError> {
     let config = &delivery.config;
     let given = |value: &Option<String>, field: &str| {
-        let value = value.as_deref().map(str::trim).filter(|value| !value.is_empty());
+        let value = value
+            .as_deref()
+            .map(str::trim)
+            .filter(|value| !value.is_empty());
         value
             .map(segment)
             .ok_or_else(|| DeliveryError::permanent(format!("{field} is empty: choose one")))
@@ -157,15 +189,19 @@ pub fn deliver(
             "content": card.to_string(),
         }],
     });
-    let parent = delivery.event.external_id.as_deref().filter(|_| config.reply_in_thread);
+    let parent = delivery
+        .event
+        .external_id
+        .as_deref()
+        .filter(|_| config.reply_in_thread);
     let url = match parent {
         Some(parent) => format!("{messages}/{}/replies", segment(parent)),
         None => messages,
     };
     let posted = client.call("the message", || Request::post(url.as_str()).json(&message))?;
-    let id = posted["id"].as_str().ok_or_else(|| {
-        DeliveryError::transient("Microsoft's answer to the message has no id")
-    })?;
+    let id = posted["id"]
+        .as_str()
+        .ok_or_else(|| DeliveryError::transient("Microsoft's answer to the message has no id"))?;
     // Replies go to the thread's first message.
     Ok(match parent {
         Some(parent) => Receipt::new(format!("replied to {parent}")).external_id(parent),
@@ -174,7 +210,8 @@ pub fn deliver(
 }
 
 fn segment(text: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'@' | b':');
+    let plain =
+        |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'@' | b':');
     let write = |byte: u8| match plain(byte) {
         true => char::from(byte).to_string(),
         false => format!("%{byte:02X}"),
@@ -194,8 +231,12 @@ fn refused(ctx: &Context, what: &str, response: &Response) -> DeliveryError {
     let message = |remedy: &str| format!("Microsoft Graph refused {what} ({status}){said}{remedy}");
     let wait = response.retry_after(ctx.now());
     match status {
-        401 => DeliveryError::permanent(message("; the app's token is not taken: check tenant, client and secret")),
-        403 => DeliveryError::permanent(message("; the app lacks a permission, or Microsoft does not allow it to apps: see the setup guide")),
+        401 => DeliveryError::permanent(message(
+            "; the app's token is not taken: check tenant, client and secret",
+        )),
+        403 => DeliveryError::permanent(message(
+            "; the app lacks a permission, or Microsoft does not allow it to apps: see the setup guide",
+        )),
         404 => DeliveryError::permanent(message("; check config.teamId and config.channelId")),
         413 => DeliveryError::permanent(message("; shorten the card")),
         429 => DeliveryError::after(wait.unwrap_or(LIMITED_WAIT), message("")),
@@ -203,7 +244,9 @@ fn refused(ctx: &Context, what: &str, response: &Response) -> DeliveryError {
             Some(wait) => DeliveryError::after(wait, message("")),
             None => DeliveryError::transient(message("")),
         },
-        200..=299 => DeliveryError::transient(message("; the answer is none of Microsoft's: something in between answered")),
+        200..=299 => DeliveryError::transient(message(
+            "; the answer is none of Microsoft's: something in between answered",
+        )),
         _ => DeliveryError::permanent(message("")),
     }
 }

@@ -171,7 +171,10 @@ impl Provider for Teams {
         ctx: &Context,
         request: &OptionsRequest<Connection>,
     ) -> Result<Vec<SelectOption>, String> {
-        let connection = request.connection.as_ref().ok_or("Choose a connection first.")?;
+        let connection = request
+            .connection
+            .as_ref()
+            .ok_or("Choose a connection first.")?;
         if matches!(connection, Connection::Workflow { .. }) {
             return Err("A Workflows webhook posts to the channel it was made for: leave team and channel empty.".into());
         }
@@ -180,7 +183,9 @@ impl Provider for Teams {
         let found = match request.resolver.as_str() {
             "teams" => client.teams(search),
             "channels" => {
-                let team = request.context["teamId"].as_str().filter(|team| !team.is_empty());
+                let team = request.context["teamId"]
+                    .as_str()
+                    .filter(|team| !team.is_empty());
                 client.channels(team.ok_or("Choose a team first.")?, search)
             }
             other => return Err(format!("this provider has no options for {other:?}")),
