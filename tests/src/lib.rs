@@ -12,6 +12,9 @@ pub mod raw_receiver;
 pub mod receiver;
 pub mod signature;
 pub mod slack;
+pub mod teams;
+pub mod telegram;
+pub mod webex;
 
 use std::time::Duration;
 

@@ -5,6 +5,7 @@
 
 mod bad_input;
 mod chaos;
+mod chat;
 mod command_line;
 mod delivery;
 mod hostile_receivers;
