@@ -58,7 +58,8 @@ pub(super) struct DeliveryView {
     event_type: String,
     subscription_id: String,
     provider: String,
-    /// `pending`, `in_flight`, `retrying`, `success`, `failed` or `cancelled`.
+    /// `pending`, `in_flight`, `retrying`, `success`, `failed`, `cancelled`, or `filtered`: its
+    /// subscription's filter did not want the event at the attempt.
     state: &'static str,
     /// Attempts of this round; a manual retry begins a new one.
     attempts: u32,

@@ -365,12 +365,11 @@ pub(super) async fn get(
 
 fn status(deliveries: &[Delivery]) -> &'static str {
     let any = |state| deliveries.iter().any(|delivery| delivery.state == state);
-    if deliveries.is_empty() {
+    let mut states = deliveries.iter().map(|delivery| delivery.state);
+    // What its filter did not want at the attempt might as well not have been matched.
+    if states.clone().all(|state| state == DeliveryState::Filtered) {
         "unmatched"
-    } else if deliveries
-        .iter()
-        .any(|delivery| !delivery.state.is_terminal())
-    {
+    } else if states.any(|state| !state.is_terminal()) {
         "in_progress"
     } else if any(DeliveryState::Failed) || any(DeliveryState::Cancelled) {
         "failed"

@@ -7,6 +7,7 @@ mod error;
 mod event_types;
 mod events;
 mod extract;
+mod flow;
 mod health;
 mod keys;
 mod page;

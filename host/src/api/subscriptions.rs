@@ -12,6 +12,7 @@ use super::Shared;
 use super::auth::{Administer, Operate, Read};
 use super::error::{ApiError, Problem};
 use super::extract::{Body, Id};
+use super::flow::{CircuitBreakerView, CircuitView, Circuits, RateLimitView, flow};
 use super::page::{Items, PageParams, Query};
 use crate::dispatch::accept::unknown_type;
 use crate::dispatch::snapshot::subscription_row;
@@ -69,6 +70,12 @@ pub(super) struct SubscriptionInput {
     retry: Option<RetryView>,
     /// Deadline of one attempt, 1 to 300,000 ms; unset: the provider's.
     timeout_ms: Option<u32>,
+    /// Unset: as often as there is something to deliver.
+    rate_limit: Option<RateLimitView>,
+    /// Attempts under way at the same time, 1 to 10,000; unset: the gateway's own share.
+    concurrency: Option<u32>,
+    /// Unset: the defaults.
+    circuit_breaker: Option<CircuitBreakerView>,
 }
 
 fn yes() -> bool {
@@ -99,12 +106,16 @@ pub(super) struct SubscriptionView {
     ordered: bool,
     retry: RetryView,
     timeout_ms: Option<u32>,
+    rate_limit: Option<RateLimitView>,
+    concurrency: Option<u32>,
+    circuit_breaker: CircuitBreakerView,
+    circuit: CircuitView,
     created_at: String,
     updated_at: String,
 }
 
-impl From<&Subscription> for SubscriptionView {
-    fn from(subscription: &Subscription) -> Self {
+impl SubscriptionView {
+    fn new(subscription: &Subscription, circuits: &Circuits) -> Self {
         let shown = redact(&subscription.config);
         Self {
             id: subscription.id.to_string(),
@@ -125,6 +136,10 @@ impl From<&Subscription> for SubscriptionView {
                 delays_ms: subscription.retry.clone().unwrap_or_default().delays_ms,
             },
             timeout_ms: subscription.timeout_ms,
+            rate_limit: subscription.flow.rate.map(Into::into),
+            concurrency: subscription.flow.concurrency,
+            circuit_breaker: subscription.flow.circuit.into(),
+            circuit: circuits.of(subscription.id),
             created_at: rfc3339(subscription.created_at),
             updated_at: rfc3339(subscription.updated_at),
         }
@@ -210,6 +225,7 @@ pub(super) fn subscription(
         })
         .transpose()?;
     check_delivery_settings(&input)?;
+    let flow = flow(input.rate_limit, input.concurrency, input.circuit_breaker)?;
     // Secrets are kept only where they stay with the provider that they were given to.
     let kept = previous.filter(|previous| previous.provider == provider);
     let config = seal(
@@ -239,6 +255,7 @@ pub(super) fn subscription(
             delays_ms: retry.delays_ms,
         }),
         timeout_ms: input.timeout_ms,
+        flow,
         created_at: previous.map_or(now, |previous| previous.created_at),
         updated_at: now,
     })
@@ -325,7 +342,7 @@ async fn store(
     edit: Edit<'_>,
     subscription: Subscription,
 ) -> Result<Json<SubscriptionView>, ApiError> {
-    let view = SubscriptionView::from(&subscription);
+    let view = SubscriptionView::new(&subscription, &Circuits::closed());
     api.store.put_subscription(subscription).await?;
     edit.done().await?;
     // Deliveries that waited for this may go.
@@ -357,6 +374,7 @@ pub(super) async fn list(
     query: Query,
 ) -> Result<Response, ApiError> {
     query.only(&[])?;
+    let circuits = Circuits::now(&api).await?;
     let snapshot = api.snapshots.current();
     let all = snapshot
         .routes
@@ -365,7 +383,11 @@ pub(super) async fn list(
         .collect();
     let key = |subscription: &&Subscription| subscription.id.to_string();
     let page = query.cut(SubscriptionId::PREFIX, all, key)?;
-    Ok(query.answer(SubscriptionId::PREFIX, page, key, SubscriptionView::from))
+    Ok(
+        query.answer(SubscriptionId::PREFIX, page, key, |subscription| {
+            SubscriptionView::new(subscription, &circuits)
+        }),
+    )
 }
 
 /// Show a subscription
@@ -376,16 +398,15 @@ pub(super) async fn get(
     _: Read,
     Id(id): Id<SubscriptionId>,
 ) -> Result<Json<SubscriptionView>, ApiError> {
-    Ok(Json(SubscriptionView::from(&find(
-        &api.snapshots.current(),
-        id,
-    )?)))
+    let subscription = find(&api.snapshots.current(), id)?;
+    let circuits = Circuits::now(&api).await?;
+    Ok(Json(SubscriptionView::new(&subscription, &circuits)))
 }
 
 /// Replace a subscription
 ///
 /// A secret left as an empty string keeps the one on record. Switching it off cancels what is
-/// queued; the next attempt of what is queued reads the new configuration.
+/// queued; the next attempt of what is queued reads the new configuration. An open circuit closes.
 #[utoipa::path(put, path = "/subscriptions/{id}", tag = "subscriptions", params(("id" = String, Path)),
     request_body = SubscriptionInput, responses((status = 200, body = SubscriptionView), (status = 400, body = Problem), (status = 404, body = Problem)))]
 pub(super) async fn replace(

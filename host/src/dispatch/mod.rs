@@ -3,8 +3,10 @@
 //! Sees traits and `domain` only: no database, no broker, no WebAssembly.
 
 pub mod accept;
+mod gates;
 pub mod open_source;
 pub mod programs;
+mod report;
 mod shares;
 pub mod snapshot;
 pub mod worker;
@@ -59,8 +61,12 @@ pub mod operational {
     pub const DISABLED: &str = "hookport.subscription.disabled";
     /// A provider's file cannot be used.
     pub const PROVIDER_FAILED: &str = "hookport.provider.failed";
+    /// A subscription's deliveries are held back: its destination is not there.
+    pub const UNAVAILABLE: &str = "hookport.destination.unavailable";
+    /// A destination answers again.
+    pub const AVAILABLE: &str = "hookport.destination.recovered";
 
-    const TYPES: [(&str, &str, &str); 4] = [
+    const TYPES: [(&str, &str, &str); 6] = [
         (
             EXHAUSTED,
             "Delivery given up",
@@ -80,6 +86,16 @@ pub mod operational {
             PROVIDER_FAILED,
             "Provider failed",
             "A provider's file cannot be used, and why.",
+        ),
+        (
+            UNAVAILABLE,
+            "Destination unavailable",
+            "A subscription's deliveries are held back, as its destination failed several times in a row.",
+        ),
+        (
+            AVAILABLE,
+            "Destination recovered",
+            "A destination answers again, and its subscription's deliveries go out.",
         ),
     ];
 

@@ -7,6 +7,7 @@ use arc_swap::ArcSwap;
 use jsonschema::Validator;
 
 use super::open_source::OpenSource;
+use crate::domain::clock::Timestamp;
 use crate::domain::event::{Event, EventType};
 use crate::domain::id::{ConnectionId, SubscriptionId};
 use crate::domain::key::ApiKey;
@@ -56,13 +57,15 @@ pub struct Snapshot {
     pub sources: HashMap<String, Arc<OpenSource>>,
     /// Keys by their hash.
     pub keys: HashMap<[u8; 32], ApiKey>,
+    /// Subscriptions with a rate or a concurrency of their own.
+    pub limited: Vec<Arc<Route>>,
     exact: HashMap<String, Vec<Arc<Route>>>,
     wildcard: Vec<Arc<Route>>,
 }
 
 impl Snapshot {
     /// What did not change since `before` is taken over: schemas stay compiled, secrets open.
-    fn new(catalog: Catalog, before: Option<&Self>) -> Self {
+    pub(super) fn new(catalog: Catalog, before: Option<&Self>) -> Self {
         let event_types = catalog
             .event_types
             .into_iter()
@@ -86,6 +89,7 @@ impl Snapshot {
             .collect();
         let mut exact: HashMap<String, Vec<Arc<Route>>> = HashMap::new();
         let mut wildcard = Vec::new();
+        let mut limited = Vec::new();
         let mut routes = HashMap::new();
         for subscription in catalog.subscriptions {
             let known = before.and_then(|before| before.routes.get(&subscription.id));
@@ -103,6 +107,9 @@ impl Snapshot {
                     .or_default()
                     .push(route.clone()),
                 None => wildcard.push(route.clone()),
+            }
+            if route.subscription.flow.is_limited() {
+                limited.push(route.clone());
             }
             routes.insert(route.subscription.id, route);
         }
@@ -145,9 +152,23 @@ impl Snapshot {
                 .into_iter()
                 .map(|key| (key.hash, key))
                 .collect(),
+            limited,
             exact,
             wildcard,
         }
+    }
+
+    /// When the subscription or its connection was last changed.
+    #[must_use]
+    pub fn changed_at(&self, route: &Route) -> Timestamp {
+        let subscription = &route.subscription;
+        let connection = subscription
+            .connection
+            .and_then(|id| self.connections.get(&id));
+        let connection = connection.map(|shared| shared.connection.updated_at);
+        subscription
+            .updated_at
+            .max(connection.unwrap_or(subscription.updated_at))
     }
 
     /// The subscriptions that want `event`.
@@ -309,7 +330,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::domain::clock::Timestamp;
     use crate::domain::event::EventTypeName;
 
     fn event_type(name: &str, description: &str) -> EventType {

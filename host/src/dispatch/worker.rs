@@ -1,7 +1,8 @@
 //! Workers: leased deliveries become calls, calls become recorded attempts.
 //!
 //! A destination that stalls holds at most its own share of the slots: who has its share under
-//! way is passed over when work is claimed (`shares`).
+//! way is passed over when work is claimed (`shares`). What a destination takes, and whether it is
+//! there, is the matter of its gate (`gates`).
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -12,17 +13,19 @@ use serde_json::json;
 use tokio::sync::{Semaphore, watch};
 
 use super::accept::Accepter;
-use super::operational;
-use super::shares::{Crowded, Shares};
+use super::gates::{Gates, Judged, Passage};
+use super::shares::Shares;
 use super::snapshot::{Route, Snapshot, Snapshots};
-use crate::domain::clock::{Clock, Timestamp};
-use crate::domain::delivery::{Attempt, LeaseResult, LeasedDelivery, Outcome, Transition};
+use super::{operational, report};
+use crate::domain::circuit::Change;
+use crate::domain::clock::{Clock, Timestamp, rfc3339};
+use crate::domain::delivery::{Attempt, LeaseResult, LeasedDelivery, Transition};
 use crate::domain::event::Event;
 use crate::domain::id::SubscriptionId;
 use crate::domain::provider::ProviderId;
 use crate::domain::retry::{NextStep, RetryAdvice, RetryPolicy};
 use crate::plugin::{CallFailure, CallReport, DeliverCall, Providers, Receipt};
-use crate::queue::Queue;
+use crate::queue::{Queue, Room};
 use crate::store::{CatalogStore, Recorded, StoreError};
 use crate::vault::Vault;
 
@@ -70,6 +73,11 @@ impl Worker {
             self.config.concurrency,
             self.config.concurrency_per_subscription,
         ));
+        let gates = Arc::new(Gates::default());
+        tokio::select! {
+            () = self.restore(&gates) => {}
+            _ = stop.wait_for(|stop| *stop) => return,
+        }
         loop {
             let free = tokio::select! {
                 permit = slots.clone().acquire_owned() => permit,
@@ -77,9 +85,10 @@ impl Worker {
             };
             let Ok(first) = free else { break };
             drop(first);
-            let exclude = || self.passed_over(&shares.crowded());
+            let limit = shares.claim_max();
+            let room = || self.room(&shares, &gates, limit);
             let batch = tokio::select! {
-                batch = self.queue.next(shares.claim_max(), &exclude) => batch,
+                batch = self.queue.next(limit, &room) => batch,
                 _ = stop.wait_for(|stop| *stop) => break,
             };
             let batch = match batch {
@@ -104,106 +113,212 @@ impl Worker {
                     break;
                 };
                 shares.take(leased.subscription_id, &leased.provider);
+                let route = snapshot.routes.get(&leased.subscription_id);
+                let mut passage = route.map(|route| gates.pass(&snapshot, route, self.clock.now()));
                 let (worker, snapshot) = (self.clone(), snapshot.clone());
                 let shares = shares.clone();
                 tokio::spawn(async move {
                     let (id, provider) = (leased.subscription_id, leased.provider.clone());
-                    worker.carry_out(&snapshot, leased).await;
+                    worker.carry_out(&snapshot, leased, passage.as_mut()).await;
                     drop(permit);
-                    if shares.give_back(id, &provider) {
-                        worker.queue.wake(worker.clock.now());
+                    let now = worker.clock.now();
+                    let waited_for = passage.is_some_and(|passage| passage.end(now));
+                    if shares.give_back(id, &provider) || waited_for {
+                        worker.queue.wake(now);
                     }
                 });
             }
+            self.forget(gates.take_forgotten()).await;
         }
         let all = u32::try_from(self.config.concurrency).unwrap_or(u32::MAX);
         let _ = slots.acquire_many(all).await;
     }
 
-    /// The subscriptions that are passed over: crowded themselves, or of a crowded provider.
-    fn passed_over(&self, crowded: &Crowded) -> Vec<SubscriptionId> {
-        let mut subscriptions = crowded.subscriptions.clone();
-        if !crowded.providers.is_empty() {
-            let snapshot = self.snapshots.current();
-            let routes = snapshot.routes.values().map(|route| &route.subscription);
-            subscriptions.extend(
-                routes
-                    .filter(|subscription| crowded.providers.contains(&subscription.provider))
-                    .map(|subscription| subscription.id),
-            );
+    /// Takes up the circuits that were open when the process before this one ended.
+    async fn restore(&self, gates: &Gates) {
+        loop {
+            match self.accepter.store.circuits().await {
+                Ok(open) => return gates.restore(open, &self.snapshots.current()),
+                Err(error) => {
+                    tracing::warn!(%error, "the open circuits cannot be read");
+                    tokio::time::sleep(ERROR_PAUSE).await;
+                }
+            }
         }
-        subscriptions
     }
 
-    async fn carry_out(&self, snapshot: &Snapshot, leased: LeasedDelivery) {
+    async fn forget(&self, closed: Vec<SubscriptionId>) {
+        for id in closed {
+            if let Err(error) = self.accepter.store.delete_circuit(id).await {
+                tracing::warn!(subscription = %id, %error, "a closed circuit stays on record");
+            }
+        }
+    }
+
+    /// What a claim may take: nothing of subscriptions that are crowded, themselves or as their
+    /// provider is, and no more than its gate lets through of any.
+    fn room(&self, shares: &Shares, gates: &Gates, limit: usize) -> Room {
+        let snapshot = self.snapshots.current();
+        let crowded = shares.crowded();
+        let mut room = gates.room(&snapshot, self.clock.now(), limit);
+        room.caps
+            .extend(crowded.subscriptions.iter().map(|id| (*id, 0)));
+        if !crowded.providers.is_empty() {
+            let routes = snapshot.routes.values().map(|route| &route.subscription);
+            room.caps.extend(
+                routes
+                    .filter(|subscription| crowded.providers.contains(&subscription.provider))
+                    .map(|subscription| (subscription.id, 0)),
+            );
+        }
+        room
+    }
+
+    async fn carry_out(
+        &self,
+        snapshot: &Snapshot,
+        leased: LeasedDelivery,
+        passage: Option<&mut Passage>,
+    ) {
         let id = leased.subscription_id;
         match snapshot.routes.get(&id) {
             Some(route) if route.subscription.enabled => {
                 if route.subscription.paused {
                     self.settle(&leased, None, Transition::Parked).await;
                 } else {
-                    self.attempt(snapshot, route, leased).await;
+                    self.attempt(snapshot, route, leased, passage).await;
                 }
             }
             _ => self.settle(&leased, None, Transition::Cancelled).await,
         }
     }
 
-    async fn attempt(&self, snapshot: &Snapshot, route: &Route, leased: LeasedDelivery) {
+    async fn attempt(
+        &self,
+        snapshot: &Snapshot,
+        route: &Route,
+        leased: LeasedDelivery,
+        passage: Option<&mut Passage>,
+    ) {
         let started_at = self.clock.now();
         let report = match self.prepared(snapshot, route, &leased).await {
             Ok(Some(call)) => self.deliver(&leased.provider, call).await,
-            Ok(None) => return self.settle(&leased, None, Transition::Cancelled).await,
+            Ok(None) => {
+                self.settle(&leased, None, Transition::Filtered).await;
+                return self.wake_followers(route);
+            }
             Err(failure) => CallReport::failed(failure),
         };
         let ended_at = self.clock.now();
-        let policy = route.subscription.retry.clone().unwrap_or_default();
-        let attempt = attempt(started_at, &report);
+        let attempt = report::attempt(started_at, &report);
         let gone = report.http_status == Some(GONE) && report.result.is_err();
+        let judged = passage.map_or_else(Judged::default, |passage| {
+            passage.judge(report::verdict(&report), ended_at)
+        });
         let transition = match report.result {
             Ok(receipt) => Transition::Success {
                 external_id: receipt.external_id,
             },
             Err(_) if gone => Transition::Failed,
-            Err(failure) => self.after_failure(&policy, leased.attempt, &failure, ended_at),
+            Err(failure) => {
+                let advice = report::advice(&failure);
+                if judged.held && advice != RetryAdvice::Never {
+                    Transition::Parked
+                } else {
+                    let policy = route.subscription.retry.clone().unwrap_or_default();
+                    self.after_failure(&policy, leased.attempt, advice, ended_at)
+                }
+            }
         };
         let message = attempt.message.clone();
-        let operational = leased
-            .event
-            .event_type
-            .as_str()
-            .starts_with(operational::PREFIX);
+        let operational = is_operational(&leased);
         let failed = transition == Transition::Failed;
         let recovered = matches!(transition, Transition::Success { .. }) && leased.attempt > 1;
         self.settle(&leased, Some(attempt), transition).await;
-        if route.subscription.ordered {
-            // What this one held back may go now.
-            self.queue.wake(self.clock.now());
-        }
+        self.wake_followers(route);
+        self.keep(route, judged.change, operational).await;
         if gone {
             self.switch_off(route, "the receiver answered 410 Gone", operational)
                 .await;
         }
         if !operational && (failed || recovered) {
-            let event_type = if failed {
-                operational::EXHAUSTED
-            } else {
-                operational::RECOVERED
-            };
-            self.accepter
-                .emit_operational(
-                    event_type,
-                    json!({
-                        "deliveryId": leased.id.to_string(),
-                        "eventId": leased.event.id.to_string(),
-                        "eventType": leased.event.event_type.as_str(),
-                        "subscriptionId": leased.subscription_id.to_string(),
-                        "provider": leased.provider.as_str(),
-                        "attempts": leased.attempt,
-                        "message": message,
-                    }),
+            self.tell_end(&leased, failed, &message).await;
+        }
+    }
+
+    /// What a delivery at its end held back by its ordering key may go now.
+    fn wake_followers(&self, route: &Route) {
+        if route.subscription.ordered {
+            self.queue.wake(self.clock.now());
+        }
+    }
+
+    /// Tells how a delivery ended.
+    async fn tell_end(&self, leased: &LeasedDelivery, failed: bool, message: &str) {
+        let event_type = if failed {
+            operational::EXHAUSTED
+        } else {
+            operational::RECOVERED
+        };
+        let payload = json!({
+            "deliveryId": leased.id.to_string(),
+            "eventId": leased.event.id.to_string(),
+            "eventType": leased.event.event_type.as_str(),
+            "subscriptionId": leased.subscription_id.to_string(),
+            "provider": leased.provider.as_str(),
+            "attempts": leased.attempt,
+            "message": message,
+        });
+        self.accepter.emit_operational(event_type, payload).await;
+    }
+
+    /// Puts a circuit's change on record, and tells of it.
+    async fn keep(&self, route: &Route, change: Change, operational: bool) {
+        let subscription = &route.subscription;
+        let (id, store) = (subscription.id, &self.accepter.store);
+        let (kept, told) = match change {
+            Change::None => return,
+            Change::Opened(open) => {
+                tracing::warn!(subscription = %id, reason = open.reason, "the destination is unavailable; its deliveries are held back");
+                self.queue.wake(open.next_probe_at);
+                let payload = json!({
+                    "subscriptionId": id.to_string(),
+                    "name": subscription.name,
+                    "provider": subscription.provider.as_str(),
+                    "since": rfc3339(open.since),
+                    "reason": open.reason,
+                    "nextProbeAt": rfc3339(open.next_probe_at),
+                });
+                (
+                    store.put_circuit(open).await,
+                    Some((operational::UNAVAILABLE, payload)),
                 )
-                .await;
+            }
+            Change::ProbeFailed(open) => {
+                self.queue.wake(open.next_probe_at);
+                (store.put_circuit(open).await, None)
+            }
+            Change::Closed(open) => {
+                tracing::info!(subscription = %id, "the destination answers again");
+                // What was held back may go.
+                self.queue.wake(self.clock.now());
+                let payload = json!({
+                    "subscriptionId": id.to_string(),
+                    "name": subscription.name,
+                    "provider": subscription.provider.as_str(),
+                    "unavailableSince": rfc3339(open.since),
+                });
+                (
+                    store.delete_circuit(id).await,
+                    Some((operational::AVAILABLE, payload)),
+                )
+            }
+        };
+        if let Err(error) = kept {
+            tracing::warn!(subscription = %id, %error, "the state of the circuit could not be recorded");
+        }
+        if let Some((event_type, payload)) = told.filter(|_| !operational) {
+            self.accepter.emit_operational(event_type, payload).await;
         }
     }
 
@@ -283,17 +398,9 @@ impl Worker {
         &self,
         policy: &RetryPolicy,
         attempt: u32,
-        failure: &CallFailure,
+        advice: RetryAdvice,
         now: Timestamp,
     ) -> Transition {
-        let advice = match failure {
-            CallFailure::Provider { retry, .. } => *retry,
-            // Only an admin can mend it.
-            CallFailure::Denied(_) => RetryAdvice::Never,
-            CallFailure::Limit(_) | CallFailure::Trap(_) | CallFailure::Unavailable(_) => {
-                RetryAdvice::Default
-            }
-        };
         match policy.after_failure(attempt, advice, (self.jitter)()) {
             NextStep::RetryAfter(wait) => Transition::RetryAt(now.plus(wait)),
             NextStep::GiveUp => Transition::Failed,
@@ -381,28 +488,7 @@ impl Worker {
     }
 }
 
-fn attempt(started_at: Timestamp, report: &CallReport<Receipt>) -> Attempt {
-    let (outcome, message) = match &report.result {
-        Ok(receipt) => (Outcome::Success, receipt.summary.clone()),
-        Err(failure) => (
-            match failure {
-                CallFailure::Provider { .. } => Outcome::ProviderError,
-                CallFailure::Denied(_) => Outcome::Denied,
-                CallFailure::Limit(_) => Outcome::LimitExceeded,
-                CallFailure::Trap(_) => Outcome::Trap,
-                CallFailure::Unavailable(_) => Outcome::Unavailable,
-            },
-            failure.to_string(),
-        ),
-    };
-    Attempt {
-        number: 0,
-        started_at,
-        latency: report.elapsed,
-        outcome,
-        http_status: report.http_status,
-        provider_version: (!report.version.is_empty()).then(|| report.version.to_string()),
-        message,
-        logs: report.logs.clone(),
-    }
+fn is_operational(leased: &LeasedDelivery) -> bool {
+    let event_type = leased.event.event_type.as_str();
+    event_type.starts_with(operational::PREFIX)
 }

@@ -1,6 +1,6 @@
 //! The delivery state machine and what is recorded of each attempt.
 //!
-//! `pending → in_flight → success | retrying → in_flight … | failed | cancelled`
+//! `pending → in_flight → success | retrying → in_flight … | failed | cancelled | filtered`
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,17 +25,20 @@ pub enum DeliveryState {
     Failed,
     /// Its subscription was switched off or deleted.
     Cancelled,
+    /// Its subscription's filter did not want the event at the attempt.
+    Filtered,
 }
 
 impl DeliveryState {
     /// Every state.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Pending,
         Self::InFlight,
         Self::Retrying,
         Self::Success,
         Self::Failed,
         Self::Cancelled,
+        Self::Filtered,
     ];
 
     /// The name in the API and in the database.
@@ -48,6 +51,7 @@ impl DeliveryState {
             Self::Success => "success",
             Self::Failed => "failed",
             Self::Cancelled => "cancelled",
+            Self::Filtered => "filtered",
         }
     }
 
@@ -60,7 +64,10 @@ impl DeliveryState {
     /// Whether nothing more happens by itself.
     #[must_use]
     pub fn is_terminal(self) -> bool {
-        matches!(self, Self::Success | Self::Failed | Self::Cancelled)
+        matches!(
+            self,
+            Self::Success | Self::Failed | Self::Cancelled | Self::Filtered
+        )
     }
 }
 
@@ -225,7 +232,10 @@ pub enum Transition {
     Failed,
     /// Its subscription is switched off or gone.
     Cancelled,
-    /// Its subscription is paused: wait, without an attempt having been made.
+    /// The subscription's filter does not want the event.
+    Filtered,
+    /// Its subscription is paused, or its destination is not available: wait until the
+    /// subscription lets it go. An attempt recorded with it is on the log, and is not counted.
     Parked,
 }
 

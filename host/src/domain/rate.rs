@@ -29,6 +29,12 @@ impl Rate {
         Self::every(60_000_000 / i64::from(per_minute.max(1)), burst)
     }
 
+    /// `per_second` on average, `burst` at once; both at least 1.
+    #[must_use]
+    pub fn per_second(per_second: u32, burst: u32) -> Self {
+        Self::every(1_000_000 / i64::from(per_second.max(1)), burst)
+    }
+
     fn every(interval_us: i64, burst: u32) -> Self {
         Self {
             interval_us,
@@ -36,18 +42,33 @@ impl Rate {
         }
     }
 
+    /// How many requests may come now, at most `at_most`; or the wait in milliseconds, rounded up.
+    ///
+    /// # Errors
+    /// The wait, when not even one may come.
+    pub fn room(self, state: ArrivalTime, now: Timestamp, at_most: usize) -> Result<usize, u64> {
+        let now_us = now.0.saturating_mul(1_000);
+        let spare_us = now_us + self.tolerance_us - state.0.max(now_us);
+        if spare_us < 0 {
+            return Err(u64::try_from(-spare_us).unwrap_or(0).div_ceil(1_000));
+        }
+        let room = usize::try_from(spare_us / self.interval_us.max(1) + 1).unwrap_or(usize::MAX);
+        Ok(room.min(at_most))
+    }
+
+    /// Books one request, whether there was room for it or not: the state after it.
+    #[must_use]
+    pub fn book(self, state: ArrivalTime, now: Timestamp) -> ArrivalTime {
+        ArrivalTime(state.0.max(now.0.saturating_mul(1_000)) + self.interval_us)
+    }
+
     /// Takes one request in: the state after it, or the wait in milliseconds, rounded up.
     ///
     /// # Errors
     /// The wait, when the request comes too early. The state stays as it was.
     pub fn admit(self, state: ArrivalTime, now: Timestamp) -> Result<ArrivalTime, u64> {
-        let now_us = now.0.saturating_mul(1_000);
-        let expected = state.0.max(now_us);
-        let early_us = expected - now_us - self.tolerance_us;
-        if early_us > 0 {
-            return Err(u64::try_from(early_us).unwrap_or(0).div_ceil(1_000));
-        }
-        Ok(ArrivalTime(expected + self.interval_us))
+        self.room(state, now, 1)?;
+        Ok(self.book(state, now))
     }
 }
 
@@ -84,5 +105,28 @@ mod tests {
             state = rate.admit(state, late).expect("a burst");
         }
         assert!(rate.admit(state, late).is_err());
+    }
+
+    #[test]
+    fn the_room_is_what_is_admitted() {
+        let rate = Rate::per_second(10, 5);
+        let mut state = ArrivalTime::default();
+        for step in 0..200_i64 {
+            let now = Timestamp(1_000 + step * 37);
+            let room = rate.room(state, now, 100).unwrap_or(0);
+            let mut admitted = 0;
+            while let Ok(next) = rate.admit(state, now) {
+                assert_eq!(next, rate.book(state, now));
+                state = next;
+                admitted += 1;
+                if admitted == 3 {
+                    break;
+                }
+            }
+            assert_eq!(admitted, room.min(3), "{step}");
+        }
+        assert_eq!(rate.room(ArrivalTime::default(), Timestamp(9), 2), Ok(2));
+        state = rate.book(state, Timestamp(0));
+        assert!(rate.room(state, Timestamp(0), 9).is_err());
     }
 }

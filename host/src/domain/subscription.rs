@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
+use super::circuit::CircuitPolicy;
 use super::clock::Timestamp;
 use super::event::{Event, EventPattern};
 use super::id::{ConnectionId, SubscriptionId};
 use super::provider::ProviderId;
+use super::rate::Rate;
 use super::retry::RetryPolicy;
 
 /// A JSON document whose secret leaves are sealed by the vault: safe to store, not to show.
@@ -32,6 +34,66 @@ pub struct Connection {
     pub created_at: Timestamp,
     /// When it was last changed.
     pub updated_at: Timestamp,
+}
+
+/// How often a destination is called at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RateLimit {
+    /// Attempts in each period, on average.
+    pub attempts: u32,
+    /// The period.
+    pub per: RatePeriod,
+    /// Attempts at once.
+    pub burst: u32,
+}
+
+/// What a rate is counted in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RatePeriod {
+    /// Seconds.
+    Second,
+    /// Minutes.
+    Minute,
+}
+
+impl RateLimit {
+    /// The limit as a rate.
+    #[must_use]
+    pub fn rate(self) -> Rate {
+        match self.per {
+            RatePeriod::Second => Rate::per_second(self.attempts, self.burst),
+            RatePeriod::Minute => Rate::per_minute(self.attempts, self.burst),
+        }
+    }
+}
+
+/// How fast a destination is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flow {
+    /// `None`: as often as there is something to deliver.
+    pub rate: Option<RateLimit>,
+    /// Attempts under way at the same time; `None`: the gateway's own share for a subscription.
+    pub concurrency: Option<u32>,
+    /// When a destination that fails is held back; `None`: never.
+    pub circuit: Option<CircuitPolicy>,
+}
+
+impl Default for Flow {
+    fn default() -> Self {
+        Self {
+            rate: None,
+            concurrency: None,
+            circuit: Some(CircuitPolicy::default()),
+        }
+    }
+}
+
+impl Flow {
+    /// Whether claims have to look at what the subscription has under way.
+    #[must_use]
+    pub fn is_limited(&self) -> bool {
+        self.rate.is_some() || self.concurrency.is_some()
+    }
 }
 
 /// Which event goes where.
@@ -67,6 +129,8 @@ pub struct Subscription {
     pub retry: Option<RetryPolicy>,
     /// Wall-clock deadline of one attempt, in milliseconds; `None`: the provider's default.
     pub timeout_ms: Option<u32>,
+    /// How fast its destination is called.
+    pub flow: Flow,
     /// When it was created.
     pub created_at: Timestamp,
     /// When it was last changed.
@@ -74,7 +138,7 @@ pub struct Subscription {
 }
 
 impl Subscription {
-    /// Whether a delivery of `event` is to be created.
+    /// Whether a delivery of `event` is to be created, as far as the filter has nothing against it.
     #[must_use]
     pub fn wants(&self, event: &Event) -> bool {
         self.enabled

@@ -91,6 +91,7 @@ where
         result,
         logs: shared.take_log(),
         http_status: shared.http_status(),
+        unreachable: shared.unreachable(),
         version,
         elapsed: started.elapsed(),
     }

@@ -271,6 +271,7 @@ async fn exchange(
     timeout: Option<Duration>,
 ) -> Result<wit::Response, wit::Error> {
     shared.end_turn();
+    shared.await_answer();
     let sent = shared.send(shared.egress_limits(timeout), request).await;
     let mut response = sent.map_err(|error| refuse(shared, error))?;
     shared.saw_status(response.status.as_u16());

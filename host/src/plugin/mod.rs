@@ -181,6 +181,9 @@ pub struct CallReport<T> {
     pub logs: Vec<LogLine>,
     /// Status of the last HTTP response that the guest received.
     pub http_status: Option<u16>,
+    /// The last exchange over HTTP ended without an answer, or was cut off by the deadline while
+    /// it waited for one.
+    pub unreachable: bool,
     /// Version of the provider called; empty when none was.
     pub version: Arc<str>,
     /// How long the call took.
@@ -195,6 +198,7 @@ impl<T> CallReport<T> {
             result: Err(failure),
             logs: Vec::new(),
             http_status: None,
+            unreachable: false,
             version: "".into(),
             elapsed: Duration::ZERO,
         }

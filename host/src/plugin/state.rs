@@ -1,6 +1,6 @@
 //! What one call owns: the data of its wasmtime store, and what its host functions share.
 
-use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -119,6 +119,8 @@ pub(super) struct CallShared {
     http_calls: AtomicU32,
     /// 0: no response yet.
     http_status: AtomicU16,
+    /// The last exchange waits for its answer, or got none.
+    unanswered: AtomicBool,
     log: Mutex<Log>,
     denied: OnceLock<String>,
     limited: OnceLock<String>,
@@ -137,6 +139,7 @@ impl CallShared {
             context,
             http_calls: AtomicU32::new(0),
             http_status: AtomicU16::new(0),
+            unanswered: AtomicBool::new(false),
             log: Mutex::default(),
             denied: OnceLock::new(),
             limited: OnceLock::new(),
@@ -283,6 +286,8 @@ impl CallShared {
     /// Remembers what an exchange was refused for.
     pub(super) fn book(&self, error: &crate::egress::EgressError) {
         use crate::egress::EgressError;
+        let unanswered = matches!(error, EgressError::Network(_) | EgressError::Timeout(_));
+        self.unanswered.store(unanswered, Ordering::Relaxed);
         match error {
             EgressError::Denied(text) => self.deny(text.clone()),
             EgressError::Limit(text) => self.limit(text.clone()),
@@ -290,7 +295,18 @@ impl CallShared {
         }
     }
 
+    /// A request is on its way.
+    pub(super) fn await_answer(&self) {
+        self.unanswered.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the last request got no answer.
+    pub(super) fn unreachable(&self) -> bool {
+        self.unanswered.load(Ordering::Relaxed)
+    }
+
     pub(super) fn saw_status(&self, status: u16) {
+        self.unanswered.store(false, Ordering::Relaxed);
         self.http_status.store(status, Ordering::Relaxed);
     }
 

@@ -87,6 +87,7 @@ async fn send(
         follow_redirects: false,
     };
     let timeout = options.and_then(|options| options.first_byte_timeout);
+    shared.await_answer();
     let sent = shared.send(shared.egress_limits(timeout), request).await;
     let response = sent.map_err(|error| refuse(shared, &error))?;
     shared.saw_status(response.status.as_u16());

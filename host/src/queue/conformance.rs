@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use super::Queue;
+use super::{Queue, Room};
 use crate::domain::clock::{Clock, Timestamp};
 use crate::domain::delivery::{LeaseResult, Transition};
 use crate::domain::event::{Event, EventTypeName};
@@ -46,8 +46,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Shorter than that, long enough for a queue that does not wait.
 const MOMENT: Duration = Duration::from_millis(50);
 
-fn nobody() -> Vec<SubscriptionId> {
-    Vec::new()
+fn any() -> Room {
+    Room::default()
 }
 
 async fn emit(parts: &Parts, ids: &IdGenerator) -> SubscriptionId {
@@ -82,12 +82,12 @@ async fn emit(parts: &Parts, ids: &IdGenerator) -> SubscriptionId {
 }
 
 async fn next(parts: &Parts) -> Vec<crate::domain::delivery::LeasedDelivery> {
-    let batch = tokio::time::timeout(PATIENCE, parts.queue.next(10, &nobody)).await;
+    let batch = tokio::time::timeout(PATIENCE, parts.queue.next(10, &any)).await;
     batch.expect("in time").expect("works").leased
 }
 
 async fn nothing_comes(parts: &Parts) -> bool {
-    tokio::time::timeout(MOMENT, parts.queue.next(10, &nobody))
+    tokio::time::timeout(MOMENT, parts.queue.next(10, &any))
         .await
         .is_err()
 }
@@ -140,8 +140,11 @@ pub(crate) async fn an_excluded_subscription_does_not_hold_up_others(parts: &Par
     let ids = IdGenerator::default();
     let full = emit(parts, &ids).await;
     let other = emit(parts, &ids).await;
-    let exclude = move || vec![full];
-    let batch = tokio::time::timeout(PATIENCE, parts.queue.next(10, &exclude)).await;
+    let room = move || Room {
+        caps: vec![(full, 0)],
+        more_at: None,
+    };
+    let batch = tokio::time::timeout(PATIENCE, parts.queue.next(10, &room)).await;
     let leased = batch.expect("in time").expect("works").leased;
     assert_eq!(leased.len(), 1);
     assert_eq!(leased[0].subscription_id, other);
@@ -152,7 +155,7 @@ pub(crate) async fn an_excluded_subscription_does_not_hold_up_others(parts: &Par
 
 async fn put_subscription(parts: &Parts, id: SubscriptionId) {
     use crate::domain::event::EventPattern;
-    use crate::domain::subscription::{SealedDocument, Subscription};
+    use crate::domain::subscription::{Flow, SealedDocument, Subscription};
     let now = parts.clock.now();
     let subscription = Subscription {
         id,
@@ -173,6 +176,7 @@ async fn put_subscription(parts: &Parts, id: SubscriptionId) {
         ordered: false,
         retry: None,
         timeout_ms: None,
+        flow: Flow::default(),
         created_at: now,
         updated_at: now,
     };

@@ -7,10 +7,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::Notify;
 
-use super::{Batch, Queue};
+use super::{Batch, Queue, Room};
 use crate::domain::clock::{Clock, Timestamp};
 use crate::domain::delivery::{LeaseResult, Transition};
-use crate::domain::id::{SubscriptionId, WorkerId};
+use crate::domain::id::WorkerId;
 use crate::store::{ClaimRequest, DeliveryStore, Recorded, StoreError};
 
 /// A look at the store without a wake-up: what became due by a clock step or by another path.
@@ -58,13 +58,14 @@ impl<S: DeliveryStore + ?Sized> Queue for EmbeddedQueue<S> {
     async fn next(
         &self,
         limit: usize,
-        exclude: &(dyn Fn() -> Vec<SubscriptionId> + Sync),
+        room: &(dyn Fn() -> Room + Sync),
     ) -> Result<Batch, StoreError> {
         loop {
             let now = self.clock.now();
             if self.next_due.load(Ordering::Acquire) <= now.0 {
                 // Set before the claim: a wake-up during it must not be overwritten.
                 self.next_due.store(NEVER, Ordering::Release);
+                let Room { caps, more_at } = room();
                 let claimed = self
                     .store
                     .claim(ClaimRequest {
@@ -72,7 +73,7 @@ impl<S: DeliveryStore + ?Sized> Queue for EmbeddedQueue<S> {
                         now,
                         lease_until: now.plus(self.lease),
                         limit,
-                        exclude: exclude(),
+                        caps,
                     })
                     .await;
                 let claim = match claimed {
@@ -82,11 +83,11 @@ impl<S: DeliveryStore + ?Sized> Queue for EmbeddedQueue<S> {
                         return Err(error);
                     }
                 };
-                if let Some(due) = claim.next_due {
-                    // Overdue and yet not taken, without the limit cutting off: held back by its
-                    // ordering key or its subscription's share. Whoever ends that wakes the queue.
-                    let held_back = due <= now && claim.leased.len() < limit;
-                    let due = if held_back { now.plus(IDLE_LOOK) } else { due };
+                // Held back by its ordering key or its subscription's cap: whoever ends that wakes
+                // the queue, if it is not time itself.
+                let sooner = [more_at, Some(now.plus(IDLE_LOOK))];
+                let sooner = sooner.into_iter().flatten().filter(|_| claim.held_back);
+                if let Some(due) = claim.next_due.into_iter().chain(sooner).min() {
                     self.next_due.fetch_min(due.0, Ordering::AcqRel);
                 }
                 if !claim.leased.is_empty() {

@@ -23,11 +23,20 @@ pub struct Batch {
     pub epoch: CatalogEpoch,
 }
 
+/// What may be taken.
+#[derive(Clone, Debug, Default)]
+pub struct Room {
+    /// At most so many of these subscriptions; 0: none.
+    pub caps: Vec<(SubscriptionId, usize)>,
+    /// When there is more room for one of them, as far as time alone makes it.
+    pub more_at: Option<Timestamp>,
+}
+
 /// A source of leased deliveries.
 #[async_trait]
 pub trait Queue: Send + Sync + 'static {
-    /// Waits until at least one delivery is due and leases up to `limit` of them. `exclude` is
-    /// asked at each look for the subscriptions to pass over.
+    /// Waits until at least one delivery is due and leases up to `limit` of them. `room` is
+    /// asked at each look for what may be taken.
     ///
     /// # Cancel safety
     /// Nothing is lost when the future is dropped; a lease already taken runs out.
@@ -37,7 +46,7 @@ pub trait Queue: Send + Sync + 'static {
     async fn next(
         &self,
         limit: usize,
-        exclude: &(dyn Fn() -> Vec<SubscriptionId> + Sync),
+        room: &(dyn Fn() -> Room + Sync),
     ) -> Result<Batch, StoreError>;
 
     /// Records the result in the store and settles the delivery with the queue.

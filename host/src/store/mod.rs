@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
+use crate::domain::circuit::OpenCircuit;
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{
     Attempt, Delivery, DeliveryState, FencingToken, LeaseResult, LeasedDelivery, NewDelivery,
@@ -98,8 +99,8 @@ pub struct ClaimRequest {
     pub lease_until: Timestamp,
     /// At most so many.
     pub limit: usize,
-    /// Passed over: subscriptions that have all they may have under way.
-    pub exclude: Vec<SubscriptionId>,
+    /// At most so many of these subscriptions; 0: passed over.
+    pub caps: Vec<(SubscriptionId, usize)>,
 }
 
 /// What a claim found.
@@ -107,8 +108,11 @@ pub struct ClaimRequest {
 pub struct Claim {
     /// Now leased to the caller, oldest due first.
     pub leased: Vec<LeasedDelivery>,
-    /// When the next delivery that was not taken is due; in the past when the limit cut off.
+    /// When the next delivery that may be taken is due: now, when there were more than the limit.
     pub next_due: Option<Timestamp>,
+    /// Something is due that was not taken: of a subscription at its cap, or behind an earlier one
+    /// of its ordering key.
+    pub held_back: bool,
     /// The catalog's epoch at that moment.
     pub epoch: CatalogEpoch,
 }
@@ -286,6 +290,25 @@ pub trait DeliveryStore: Send + Sync + 'static {
     /// # Errors
     /// `Unavailable`.
     async fn backlog(&self, at_most: u64) -> Result<u64>;
+
+    /// Keeps an open circuit, replacing what is known of it. Without its subscription it is not
+    /// kept. A change of the subscription, or of its connection, forgets it.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    async fn put_circuit(&self, open: OpenCircuit) -> Result<()>;
+
+    /// The circuit has closed.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    async fn delete_circuit(&self, id: SubscriptionId) -> Result<()>;
+
+    /// All circuits that are open.
+    ///
+    /// # Errors
+    /// `Unavailable`, `Corrupt`.
+    async fn circuits(&self) -> Result<Vec<OpenCircuit>>;
 }
 
 /// Event types, subscriptions, connections, grants and keys. Every change raises the epoch.

@@ -80,6 +80,7 @@ pub fn delivered(external_id: Option<&str>) -> CallReport<Receipt> {
         }),
         logs: Vec::new(),
         http_status: Some(200),
+        unreachable: false,
         version: "1.0.0".into(),
         elapsed: Duration::from_millis(1),
     }
@@ -310,6 +311,7 @@ impl Providers for FakeProviders {
                 Some(failure) => Err(failure),
                 None => Ok("reached".to_owned()),
             },
+            unreachable: false,
             logs: report.logs,
             http_status: report.http_status,
             version: report.version,

@@ -56,7 +56,7 @@ async fn every_listing_is_paged_newest_first_without_gap_or_repetition() {
         ("/subscriptions", "id", 0),
         ("/connections", "id", 0),
         ("/keys", "id", 4),
-        ("/event-types", "name", 4),
+        ("/event-types", "name", 6),
     ] {
         for limit in [1, 2, 3, 200] {
             let found = walk(&gateway, &format!("{path}?limit={limit}"), field).await;

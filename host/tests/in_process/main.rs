@@ -7,6 +7,7 @@ mod catalogue;
 mod dispatch;
 mod events;
 mod fairness;
+mod flow;
 mod harness;
 mod ingress;
 mod listings;

@@ -92,7 +92,9 @@ async fn a_filter_that_was_changed_reaches_what_is_queued() {
     gateway.put(&path, &changed).await.expect(200);
     let working = gateway.work(WORK);
     let id = delivery_of(&gateway, &accepted).await;
-    gateway.delivery_in(&id, "cancelled").await;
+    gateway.delivery_in(&id, "filtered").await;
+    let event = format!("/events/{}", accepted["id"].as_str().expect("an id"));
+    assert_eq!(gateway.get(&event).await.expect(200)["status"], "unmatched");
     working.stop().await;
 }
 

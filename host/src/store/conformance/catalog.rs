@@ -14,7 +14,7 @@ fn event_type(name: &str) -> EventType {
     }
 }
 
-fn connection(id: ConnectionId) -> Connection {
+pub(super) fn connection(id: ConnectionId) -> Connection {
     Connection {
         id,
         name: "C".to_owned(),
@@ -116,6 +116,27 @@ pub(crate) async fn the_catalogue_comes_back_as_it_was_put(store: &dyn Store) {
         connection: Some(connection.id),
         disabled_reason: Some("gone".to_owned()),
         ordered: true,
+        filter: Some(".payload.n > 1".into()),
+        transform: Some(".payload".into()),
+        flow: Flow {
+            rate: Some(RateLimit {
+                attempts: 5,
+                per: RatePeriod::Minute,
+                burst: 2,
+            }),
+            concurrency: Some(3),
+            circuit: None,
+        },
+        ..fixture.subscription(T0)
+    };
+    let of_second = Subscription {
+        flow: Flow {
+            rate: subscription.flow.rate.map(|rate| RateLimit {
+                per: RatePeriod::Second,
+                ..rate
+            }),
+            ..Flow::default()
+        },
         ..fixture.subscription(T0)
     };
     store.put_connection(connection.clone()).await.expect("put");
@@ -123,9 +144,14 @@ pub(crate) async fn the_catalogue_comes_back_as_it_was_put(store: &dyn Store) {
         .put_subscription(subscription.clone())
         .await
         .expect("put");
+    store
+        .put_subscription(of_second.clone())
+        .await
+        .expect("put");
     store.put_event_type(event_type("a.b")).await.expect("put");
     let later = EventType {
         display_name: "Other".to_owned(),
+        transform: Some("{n}".into()),
         created_at: Timestamp(5),
         ..event_type("a.b")
     };
@@ -133,11 +159,12 @@ pub(crate) async fn the_catalogue_comes_back_as_it_was_put(store: &dyn Store) {
     let key = key(fixture.id(T0), 1);
     store.put_key(key.clone()).await.expect("put");
     let catalog = store.catalog().await.expect("reads");
-    assert_eq!(catalog.subscriptions, [subscription]);
+    assert_eq!(catalog.subscriptions, [subscription, of_second]);
     assert_eq!(catalog.connections, [connection]);
     assert_eq!(catalog.keys, [key]);
     let kept = EventType {
         display_name: "Other".to_owned(),
+        transform: Some("{n}".into()),
         ..event_type("a.b")
     };
     assert_eq!(catalog.event_types, [kept], "created_at stays");

@@ -43,36 +43,6 @@ pub(crate) async fn a_claim_takes_the_oldest_up_to_its_limit(store: &dyn Store) 
     assert_eq!(rest, emitted[3..]);
 }
 
-pub(crate) async fn a_claim_passes_over_excluded_subscriptions(store: &dyn Store) {
-    let fixture = Fixture::new();
-    let (full, _) = fixture.one(store).await;
-    let (_, other) = fixture.one(store).await;
-    let request = |exclude: Vec<SubscriptionId>| ClaimRequest {
-        worker: fixture.worker,
-        now: T0,
-        lease_until: T0.plus(LEASE),
-        limit: 10,
-        exclude,
-    };
-    let claim = store.claim(request(vec![full.id])).await.expect("claims");
-    assert_eq!(claim.leased.len(), 1);
-    assert_eq!(claim.leased[0].id, other.id);
-    assert_eq!(
-        claim.next_due,
-        Some(T0),
-        "what was passed over is still due"
-    );
-    assert_eq!(
-        store
-            .claim(request(Vec::new()))
-            .await
-            .expect("claims")
-            .leased
-            .len(),
-        1
-    );
-}
-
 pub(crate) async fn a_lease_is_exclusive_until_it_ends(store: &dyn Store) {
     let fixture = Fixture::new();
     fixture.one(store).await;
@@ -186,7 +156,7 @@ pub(crate) async fn a_retry_waits_until_it_is_due(store: &dyn Store) {
         now: T0,
         lease_until: T0,
         limit: 10,
-        exclude: Vec::new(),
+        caps: Vec::new(),
     };
     let claim = store.claim(early).await.expect("claims");
     assert!(claim.leased.is_empty());

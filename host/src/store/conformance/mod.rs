@@ -23,16 +23,20 @@ use crate::domain::key::{ApiKey, Role};
 use crate::domain::provider::{Grant, Permissions, ProviderId};
 use crate::domain::retry::RetryPolicy;
 use crate::domain::source::{InboundWebhook, Rejection, Source, SourceName, WebhookState};
-use crate::domain::subscription::{Connection, SealedDocument, Subscription};
+use crate::domain::subscription::{
+    Connection, Flow, RateLimit, RatePeriod, SealedDocument, Subscription,
+};
 
 mod accept;
 mod catalog;
+mod holding;
 mod ingress;
 mod lease;
 mod listing;
 
 pub(crate) use accept::*;
 pub(crate) use catalog::*;
+pub(crate) use holding::*;
 pub(crate) use ingress::*;
 pub(crate) use lease::*;
 pub(crate) use listing::*;
@@ -57,7 +61,13 @@ macro_rules! cases {
             an_idempotency_key_holds_among_fifty_callers_at_once,
             a_stale_catalogue_accepts_nothing,
             a_claim_takes_the_oldest_up_to_its_limit,
-            a_claim_passes_over_excluded_subscriptions,
+            a_claim_passes_over_subscriptions_without_room,
+            a_claim_takes_no_more_than_the_cap,
+            a_long_backlog_held_back_does_not_hide_others,
+            order_holds_beside_a_long_backlog,
+            an_attempt_of_a_parked_delivery_is_logged_and_not_counted,
+            what_the_filter_does_not_want_is_at_its_end,
+            open_circuits_stay_until_they_close_or_something_changes,
             a_lease_is_exclusive_until_it_ends,
             a_result_under_a_lost_lease_is_refused,
             attempts_are_counted_when_recorded,
@@ -140,6 +150,7 @@ impl Fixture {
             ordered: false,
             retry: Some(RetryPolicy { delays_ms: vec![5] }),
             timeout_ms: Some(1_000),
+            flow: Flow::default(),
             created_at: at,
             updated_at: at,
         }
@@ -189,7 +200,7 @@ impl Fixture {
             now,
             lease_until: now.plus(LEASE),
             limit,
-            exclude: Vec::new(),
+            caps: Vec::new(),
         };
         store.claim(request).await.expect("claims").leased
     }

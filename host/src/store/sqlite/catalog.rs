@@ -40,7 +40,7 @@ pub(super) async fn load(readers: &SqlitePool) -> Result<Catalog> {
     let event_types = sqlx::query("SELECT name, display_name, description, payload_schema, example, created_at, updated_at, category, transform, plugin, retired FROM event_types ORDER BY name")
         .fetch_all(&mut *snapshot)
         .await?;
-    let subscriptions = sqlx::query("SELECT id, name, events, provider, config, config_version, connection_id, system_filter, enabled, disabled_reason, paused, ordered, retry_delays_ms, timeout_ms, created_at, updated_at, filter, transform FROM subscriptions ORDER BY id")
+    let subscriptions = sqlx::query("SELECT id, name, events, provider, config, config_version, connection_id, system_filter, enabled, disabled_reason, paused, ordered, retry_delays_ms, timeout_ms, created_at, updated_at, filter, transform, flow FROM subscriptions ORDER BY id")
         .fetch_all(&mut *snapshot)
         .await?;
     let connections = sqlx::query("SELECT id, name, provider, document, document_version, created_at, updated_at FROM connections ORDER BY id")
@@ -113,6 +113,7 @@ fn subscription_from_row(row: &SqliteRow) -> Result<Subscription> {
             .transpose()?
             .map(|delays_ms| RetryPolicy { delays_ms }),
         timeout_ms: row.try_get(13)?,
+        flow: super::flow::from_column(row.try_get(18)?)?,
         created_at: Timestamp(row.try_get(14)?),
         updated_at: Timestamp(row.try_get(15)?),
         filter: row.try_get::<Option<&str>, _>(16)?.map(Arc::from),
@@ -238,8 +239,8 @@ pub(super) async fn put_subscription(
         }
     }
     let retry = subscription.retry.as_ref();
-    sqlx::query("INSERT INTO subscriptions (id, name, events, provider, config, config_version, connection_id, system_filter, enabled, disabled_reason, paused, ordered, retry_delays_ms, timeout_ms, created_at, updated_at, filter, transform) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
-         ON CONFLICT DO UPDATE SET name = excluded.name, events = excluded.events, provider = excluded.provider, config = excluded.config, config_version = excluded.config_version, connection_id = excluded.connection_id, system_filter = excluded.system_filter, enabled = excluded.enabled, disabled_reason = excluded.disabled_reason, paused = excluded.paused, ordered = excluded.ordered, retry_delays_ms = excluded.retry_delays_ms, timeout_ms = excluded.timeout_ms, updated_at = excluded.updated_at, filter = excluded.filter, transform = excluded.transform")
+    sqlx::query("INSERT INTO subscriptions (id, name, events, provider, config, config_version, connection_id, system_filter, enabled, disabled_reason, paused, ordered, retry_delays_ms, timeout_ms, created_at, updated_at, filter, transform, flow) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
+         ON CONFLICT DO UPDATE SET name = excluded.name, events = excluded.events, provider = excluded.provider, config = excluded.config, config_version = excluded.config_version, connection_id = excluded.connection_id, system_filter = excluded.system_filter, enabled = excluded.enabled, disabled_reason = excluded.disabled_reason, paused = excluded.paused, ordered = excluded.ordered, retry_delays_ms = excluded.retry_delays_ms, timeout_ms = excluded.timeout_ms, updated_at = excluded.updated_at, filter = excluded.filter, transform = excluded.transform, flow = excluded.flow")
         .bind(subscription.id.to_string())
         .bind(subscription.name)
         .bind(subscription.events.as_str())
@@ -258,8 +259,10 @@ pub(super) async fn put_subscription(
         .bind(subscription.updated_at.0)
         .bind(subscription.filter.as_deref())
         .bind(subscription.transform.as_deref())
+        .bind(super::flow::to_column(&subscription.flow))
         .execute(&mut *connection)
         .await?;
+    super::circuit::forget(connection, subscription.id).await?;
     let (id, at) = (subscription.id, subscription.updated_at);
     if !subscription.enabled {
         cancel_queued(connection, id, at).await?;
@@ -270,23 +273,17 @@ pub(super) async fn put_subscription(
 }
 
 /// What is in flight is cancelled when its attempt ends without success. What waits is found
-/// through the indexes of due and of parked deliveries, whose size is the backlog's: the
-/// subscription's history may be long.
+/// through the index of what has work left: the subscription's history may be long.
 async fn cancel_queued(
     connection: &mut SqliteConnection,
     id: SubscriptionId,
     at: Timestamp,
 ) -> Result<()> {
-    for waiting in [
-        "UPDATE deliveries INDEXED BY deliveries_due SET state = 5, due_at = NULL, updated_at = ? WHERE subscription_id = ? AND due_at IS NOT NULL AND state IN (0, 1)",
-        "UPDATE deliveries INDEXED BY deliveries_parked SET state = 5, updated_at = ? WHERE subscription_id = ? AND state <= 2 AND due_at IS NULL",
-    ] {
-        sqlx::query(waiting)
-            .bind(at.0)
-            .bind(id.to_string())
-            .execute(&mut *connection)
-            .await?;
-    }
+    sqlx::query("UPDATE deliveries INDEXED BY deliveries_lane SET state = 5, due_at = NULL, updated_at = ? WHERE subscription_id = ? AND state <= 2 AND state <> 2")
+        .bind(at.0)
+        .bind(id.to_string())
+        .execute(&mut *connection)
+        .await?;
     Ok(())
 }
 
@@ -295,7 +292,7 @@ async fn unpark(
     id: SubscriptionId,
     at: Timestamp,
 ) -> Result<()> {
-    sqlx::query("UPDATE deliveries SET due_at = ?1, updated_at = ?1 WHERE subscription_id = ?2 AND state <= 2 AND due_at IS NULL")
+    sqlx::query("UPDATE deliveries INDEXED BY deliveries_lane SET due_at = ?1, updated_at = ?1 WHERE subscription_id = ?2 AND state <= 2 AND due_at IS NULL")
         .bind(at.0)
         .bind(id.to_string())
         .execute(connection)
@@ -309,6 +306,7 @@ pub(super) async fn delete_subscription(
     at: Timestamp,
 ) -> Result<bool> {
     cancel_queued(connection, id, at).await?;
+    super::circuit::forget(connection, id).await?;
     sqlx::query("DELETE FROM external_ids WHERE subscription_id = ?")
         .bind(id.to_string())
         .execute(&mut *connection)
@@ -336,6 +334,7 @@ pub(super) async fn put_connection(
         .bind(connection.updated_at.0)
         .execute(&mut *writer)
         .await?;
+    super::circuit::forget_users_of(writer, connection.id).await?;
     bump(writer).await
 }
 

@@ -3,9 +3,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, SqliteConnection};
 
 use super::batch::{chunks, statement};
+use super::lanes::{self, Cursor, in_order};
 use super::row::{IN_FLIGHT, event_from_row, parse};
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{FencingToken, LeasedDelivery};
@@ -14,15 +16,31 @@ use crate::domain::id::{DeliveryId, EventId, SubscriptionId};
 use crate::domain::provider::ProviderId;
 use crate::store::{Claim, ClaimRequest, Result, StoreError};
 
-/// A delivery with an ordering key waits for every earlier one of its key that has work left.
+/// What becomes of a row that is leased.
+macro_rules! lease {
+    () => {
+        "UPDATE deliveries SET state = ?1, due_at = ?2, token = token + 1, worker = ?3, updated_at = ?4 WHERE rowid IN "
+    };
+}
+macro_rules! returning {
+    () => {
+        " RETURNING id, event_id, subscription_id, provider, token, attempts"
+    };
+}
+
 /// In flight with a lapsed lease counts as due: its worker is gone.
-const LEASE: &str = "UPDATE deliveries SET state = ?1, due_at = ?2, token = token + 1, worker = ?3, updated_at = ?4 \
-     WHERE rowid IN (SELECT d.rowid FROM deliveries d WHERE d.due_at IS NOT NULL AND d.due_at <= ?4 \
-       AND (d.ordering_key IS NULL OR NOT EXISTS (SELECT 1 FROM deliveries e \
-            WHERE e.ordering_key = d.ordering_key AND e.ordering_key IS NOT NULL AND e.state <= 2 AND e.id < d.id)) \
-       AND d.subscription_id NOT IN (SELECT value FROM json_each(?6)) \
-       ORDER BY d.due_at LIMIT ?5) \
-     RETURNING id, event_id, subscription_id, provider, token, attempts";
+const LEASE_OLDEST: &str = concat!(
+    lease!(),
+    "(SELECT d.rowid FROM deliveries d WHERE d.due_at IS NOT NULL AND d.due_at <= ?4 AND ",
+    in_order!(),
+    " ORDER BY d.due_at LIMIT ?5)",
+    returning!()
+);
+const LEASE_PICKED: &str = concat!(lease!(), "(SELECT value FROM json_each(?5))", returning!());
+
+/// Whether something is due still, and when something else will be.
+const OUTLOOK: &str = "SELECT EXISTS (SELECT 1 FROM deliveries WHERE due_at IS NOT NULL AND due_at <= ?1), \
+     (SELECT min(due_at) FROM deliveries WHERE due_at IS NOT NULL AND due_at > ?1)";
 
 const EVENTS: &str = "SELECT id, event_type, payload, occurred_at, received_at, correlation_key, system_ids FROM events WHERE (id) IN (VALUES {rows})";
 const EXTERNAL_IDS: &str = "SELECT x.subscription_id, x.correlation_key, x.external_id FROM external_ids x WHERE (x.subscription_id, x.correlation_key) IN (VALUES {rows})";
@@ -37,20 +55,64 @@ struct Leased {
     attempt: u32,
 }
 
+/// The rows leased, and whether there were more.
+async fn lease(
+    connection: &mut SqliteConnection,
+    request: &ClaimRequest,
+    cursor: &mut Cursor,
+) -> Result<(Vec<SqliteRow>, bool)> {
+    let update = |statement: &'static str| {
+        sqlx::query(statement)
+            .bind(IN_FLIGHT)
+            .bind(request.lease_until.0)
+            .bind(request.worker.to_string())
+            .bind(request.now.0)
+    };
+    if request.caps.is_empty() {
+        let rows = update(LEASE_OLDEST)
+            .bind(i64::try_from(request.limit).unwrap_or(i64::MAX))
+            .fetch_all(connection)
+            .await?;
+        let more = rows.len() >= request.limit;
+        return Ok((rows, more));
+    }
+    let picked = lanes::pick(connection, request, cursor).await?;
+    if picked.rows.is_empty() {
+        return Ok((Vec::new(), false));
+    }
+    let rows = update(LEASE_PICKED)
+        .bind(serde_json::Value::from(picked.rows).to_string())
+        .fetch_all(connection)
+        .await?;
+    Ok((rows, picked.more))
+}
+
+/// When there is something to do next, and whether something is held back.
+async fn outlook(
+    connection: &mut SqliteConnection,
+    now: Timestamp,
+    more: bool,
+) -> Result<(Option<Timestamp>, bool)> {
+    let row = sqlx::query(OUTLOOK)
+        .bind(now.0)
+        .fetch_one(connection)
+        .await?;
+    let held_back = row.try_get(0)?;
+    let next: Option<i64> = row.try_get(1)?;
+    let next = if more && held_back {
+        Some(now)
+    } else {
+        next.map(Timestamp)
+    };
+    Ok((next, held_back))
+}
+
 pub(super) async fn write(
     connection: &mut SqliteConnection,
     request: &ClaimRequest,
+    cursor: &mut Cursor,
 ) -> Result<Claim> {
-    let exclude: Vec<String> = request.exclude.iter().map(ToString::to_string).collect();
-    let rows = sqlx::query(LEASE)
-        .bind(IN_FLIGHT)
-        .bind(request.lease_until.0)
-        .bind(request.worker.to_string())
-        .bind(request.now.0)
-        .bind(i64::try_from(request.limit).unwrap_or(i64::MAX))
-        .bind(serde_json::Value::from(exclude).to_string())
-        .fetch_all(&mut *connection)
-        .await?;
+    let (rows, more) = lease(connection, request, cursor).await?;
     let mut leased = rows
         .iter()
         .map(|row| {
@@ -68,11 +130,7 @@ pub(super) async fn write(
     leased.sort_unstable_by_key(|leased| leased.id);
     let events = load_events(connection, &leased).await?;
     let external_ids = load_external_ids(connection, &leased, &events).await?;
-    let next_due: Option<i64> = sqlx::query_scalar(
-        "SELECT due_at FROM deliveries WHERE due_at IS NOT NULL ORDER BY due_at LIMIT 1",
-    )
-    .fetch_optional(&mut *connection)
-    .await?;
+    let (next_due, held_back) = outlook(connection, request.now, more).await?;
     let leased = leased
         .into_iter()
         .map(|leased| {
@@ -96,7 +154,8 @@ pub(super) async fn write(
         .collect::<Result<Vec<_>>>()?;
     Ok(Claim {
         leased,
-        next_due: next_due.map(Timestamp),
+        next_due,
+        held_back,
         epoch: super::catalog::epoch(&mut *connection).await?,
     })
 }

@@ -16,6 +16,7 @@ use super::{
     DeliveryFilter, DeliveryStore, EventFilter, GrantRecord, IngressStore, Page, ReceiveRequest,
     Received, Recorded, Result, Store, StoreError, WebhookFilter,
 };
+use crate::domain::circuit::OpenCircuit;
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{Attempt, Delivery, FencingToken, LeaseResult};
 use crate::domain::event::{Event, EventType, EventTypeName};
@@ -30,8 +31,11 @@ use crate::domain::subscription::{Connection, Subscription};
 mod accept;
 mod batch;
 mod catalog;
+mod circuit;
 mod claim;
+mod flow;
 mod ingress;
+mod lanes;
 mod query;
 mod record;
 mod row;
@@ -217,6 +221,22 @@ impl DeliveryStore for SqliteStore {
 
     async fn backlog(&self, at_most: u64) -> Result<u64> {
         query::backlog(&self.readers, at_most).await
+    }
+
+    async fn put_circuit(&self, open: OpenCircuit) -> Result<()> {
+        self.writer
+            .run(move |connection| Box::pin(circuit::put(connection, open)))
+            .await
+    }
+
+    async fn delete_circuit(&self, id: SubscriptionId) -> Result<()> {
+        self.writer
+            .run(move |connection| Box::pin(circuit::forget(connection, id)))
+            .await
+    }
+
+    async fn circuits(&self) -> Result<Vec<OpenCircuit>> {
+        circuit::all(&self.readers).await
     }
 }
 

@@ -5,14 +5,14 @@ use std::collections::HashMap;
 use sqlx::{Row as _, SqliteConnection};
 
 use super::batch::{chunks, statement};
-use super::row::{CANCELLED, FAILED, IN_FLIGHT, PENDING, RETRYING, SUCCESS};
+use super::row::{CANCELLED, FAILED, FILTERED, IN_FLIGHT, PENDING, RETRYING, SUCCESS};
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{Attempt, FencingToken, LeaseResult, Outcome, Transition};
 use crate::domain::id::DeliveryId;
 use crate::store::{Recorded, Result, StoreError};
 
 /// Columns of a row: id, token, state, due_at, attempts made (0 or 1), external_id, last_error,
-/// at. An unfinished delivery whose subscription has been switched off or deleted meanwhile is
+/// at, attempts counted (0 or 1). An unfinished delivery whose subscription has been switched off or deleted meanwhile is
 /// cancelled instead; one whose subscription was paused waits.
 const SETTLE: &str = "UPDATE deliveries SET \
        state = CASE WHEN v.column3 <= 2 AND NOT EXISTS (SELECT 1 FROM subscriptions s WHERE s.id = deliveries.subscription_id AND s.enabled) THEN 5 ELSE v.column3 END, \
@@ -20,7 +20,7 @@ const SETTLE: &str = "UPDATE deliveries SET \
          WHEN NOT EXISTS (SELECT 1 FROM subscriptions s WHERE s.id = deliveries.subscription_id AND s.enabled) THEN NULL \
          WHEN EXISTS (SELECT 1 FROM subscriptions s WHERE s.id = deliveries.subscription_id AND s.paused) THEN NULL \
          ELSE COALESCE(v.column4, v.column8) END, \
-       attempts = attempts + v.column5, attempts_total = attempts_total + v.column5, \
+       attempts = attempts + v.column9, attempts_total = attempts_total + v.column5, \
        external_id = COALESCE(v.column6, external_id), last_error = v.column7, worker = NULL, updated_at = v.column8 \
      FROM (VALUES {rows}) AS v \
      WHERE deliveries.id = v.column1 AND deliveries.token = v.column2 AND deliveries.state = 2 \
@@ -75,13 +75,14 @@ async fn settle(
 ) -> Result<HashMap<String, i64>> {
     let mut numbers = HashMap::with_capacity(results.len());
     for chunk in chunks(results) {
-        let mut query = sqlx::query(statement(SETTLE, 8, chunk.len()));
+        let mut query = sqlx::query(statement(SETTLE, 9, chunk.len()));
         for result in chunk {
             let (state, due_at) = match &result.transition {
                 Transition::Success { .. } => (SUCCESS, None),
                 Transition::RetryAt(at) => (RETRYING, Some(at.0)),
                 Transition::Failed => (FAILED, None),
                 Transition::Cancelled => (CANCELLED, None),
+                Transition::Filtered => (FILTERED, None),
                 Transition::Parked => (RETRYING, None),
             };
             let external_id = match &result.transition {
@@ -96,13 +97,18 @@ async fn settle(
                 .bind(i64::from(result.attempt.is_some()))
                 .bind(external_id)
                 .bind(last_error(result.attempt.as_ref()))
-                .bind(result.at.0);
+                .bind(result.at.0)
+                .bind(i64::from(counted(result)));
         }
         for row in query.fetch_all(&mut *connection).await? {
             numbers.insert(row.try_get(0)?, row.try_get(1)?);
         }
     }
     Ok(numbers)
+}
+
+fn counted(result: &LeaseResult) -> bool {
+    result.attempt.is_some() && result.transition != Transition::Parked
 }
 
 fn last_error(attempt: Option<&Attempt>) -> Option<&str> {

@@ -18,6 +18,7 @@ pub(super) const IN_FLIGHT: i64 = 2;
 pub(super) const SUCCESS: i64 = 3;
 pub(super) const FAILED: i64 = 4;
 pub(super) const CANCELLED: i64 = 5;
+pub(super) const FILTERED: i64 = 6;
 
 pub(super) fn state_code(state: DeliveryState) -> i64 {
     match state {
@@ -27,6 +28,7 @@ pub(super) fn state_code(state: DeliveryState) -> i64 {
         DeliveryState::Success => SUCCESS,
         DeliveryState::Failed => FAILED,
         DeliveryState::Cancelled => CANCELLED,
+        DeliveryState::Filtered => FILTERED,
     }
 }
 

@@ -8,6 +8,7 @@ use futures_util::future::BoxFuture;
 use sqlx::{Connection as _, SqliteConnection};
 use tokio::sync::{mpsc, oneshot};
 
+use super::lanes::Cursor;
 use super::{accept, claim, ingress, record};
 use crate::domain::delivery::LeaseResult;
 use crate::store::{
@@ -120,6 +121,7 @@ where
 
 async fn run(mut connection: SqliteConnection, mut queue: mpsc::Receiver<Command>) {
     let mut waiting = Vec::with_capacity(GROUP_MAX);
+    let mut cursor = Cursor::default();
     while queue.recv_many(&mut waiting, GROUP_MAX).await > 0 {
         let mut group = Group::default();
         let mut tasks = Vec::new();
@@ -132,7 +134,7 @@ async fn run(mut connection: SqliteConnection, mut queue: mpsc::Receiver<Command
                 Command::Task(task) => tasks.push(task),
             }
         }
-        group.write(&mut connection).await;
+        group.write(&mut connection, &mut cursor).await;
         for task in tasks {
             task(&mut connection).await;
         }
@@ -148,19 +150,19 @@ impl Group {
         self.accepts.len() + self.receives.len() + self.records.len() + self.claims.len()
     }
 
-    async fn write(self, connection: &mut SqliteConnection) {
+    async fn write(self, connection: &mut SqliteConnection, cursor: &mut Cursor) {
         match self.len() {
             0 => {}
             1 => {
-                let done = self.attempt(connection).await;
+                let done = self.attempt(connection, cursor).await;
                 self.reply(done);
             }
-            several => match self.attempt(connection).await {
+            several => match self.attempt(connection, cursor).await {
                 Ok(done) => self.reply(Ok(done)),
                 Err(error) => {
                     tracing::warn!(%error, several, "a shared commit failed; its commands are redone one by one");
                     for single in self.split() {
-                        let done = single.attempt(connection).await;
+                        let done = single.attempt(connection, cursor).await;
                         single.reply(done);
                     }
                 }
@@ -170,7 +172,11 @@ impl Group {
 
     /// Results are recorded first, so that a claim in the same transaction sees what they made
     /// due; accepted deliveries likewise.
-    async fn attempt(&self, connection: &mut SqliteConnection) -> Result<Done> {
+    async fn attempt(
+        &self,
+        connection: &mut SqliteConnection,
+        cursor: &mut Cursor,
+    ) -> Result<Done> {
         let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
         let mut done = Done::default();
         if !self.records.is_empty() {
@@ -190,7 +196,7 @@ impl Group {
         }
         for (request, _) in &self.claims {
             done.claims
-                .push(claim::write(&mut transaction, request).await?);
+                .push(claim::write(&mut transaction, request, cursor).await?);
         }
         transaction.commit().await?;
         Ok(done)
