@@ -153,3 +153,17 @@ pub async fn inspect_provider(file: &Path) -> anyhow::Result<()> {
     println!("{}", serde_json::to_string_pretty(&shown)?);
     Ok(())
 }
+
+/// Pre-initialises a component of one's own.
+///
+/// # Errors
+/// With what to mend.
+pub async fn preinitialize_provider(file: &Path, output: &Path) -> anyhow::Result<()> {
+    let wasm = std::fs::read(file).with_context(|| file.display().to_string())?;
+    let ready = crate::plugin::preinitialize::preinitialize(&wasm)
+        .await
+        .with_context(|| file.display().to_string())?;
+    std::fs::write(output, &ready).with_context(|| output.display().to_string())?;
+    println!("{} ({} KiB)", output.display(), ready.len().div_ceil(1024));
+    Ok(())
+}

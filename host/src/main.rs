@@ -116,6 +116,15 @@ enum ProviderAction {
         /// A .wasm file
         file: PathBuf,
     },
+    /// Run the initialisation of a component of your own and keep what it leaves in memory, so that
+    /// every call begins with it
+    Preinitialize {
+        /// A .wasm file that exports wizer-initialize
+        file: PathBuf,
+        /// Where to write the result
+        #[arg(long)]
+        output: PathBuf,
+    },
 }
 
 fn parse_role(text: &str) -> Result<Role, String> {
@@ -160,6 +169,9 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             Command::Provider { action } => match action {
                 ProviderAction::List { providers } => admin::list_providers(&providers).await?,
                 ProviderAction::Inspect { file } => admin::inspect_provider(&file).await?,
+                ProviderAction::Preinitialize { file, output } => {
+                    admin::preinitialize_provider(&file, &output).await?;
+                }
             },
             Command::Doctor(config) => return doctor::run(config.load()?).await,
             Command::Openapi => print!("{}", hookport::api::openapi()),

@@ -48,3 +48,14 @@ pub mod transform {
         default_bindings_module: "hookport_sdk::bindings::transform",
     });
 }
+
+/// World `preinitialized`.
+pub mod preinitialized {
+    wit_bindgen::generate!({
+        path: "../wit",
+        world: "preinitialized",
+        pub_export_macro: true,
+        export_macro_name: "export_preinitialized_world",
+        default_bindings_module: "hookport_sdk::bindings::preinitialized",
+    });
+}

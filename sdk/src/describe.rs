@@ -48,7 +48,8 @@ impl Description {
     }
 
     /// Asks for a host: `[scheme://]host[:port]`, `*.example.com`, `*`, or `{config.url}` and
-    /// `{connection.baseUrl}`: the authority of that field's value. Without a scheme: https.
+    /// `{connection.baseUrl}`: the authority of that field's value, or of each of a list's values.
+    /// Without a scheme: https.
     pub fn host(mut self, pattern: impl Into<String>) -> Self {
         self.hosts.push(pattern.into());
         self

@@ -237,6 +237,35 @@ macro_rules! export_language {
     };
 }
 
+/// Names the function that `hookport provider preinitialize` runs when the component is built: what
+/// it leaves in memory (a `thread_local`, a `static`) every call finds ready. It must not look at
+/// the time, draw random numbers, print or log: there is nobody to answer, and what it saw would
+/// be the same in every call.
+///
+/// ```
+/// fn prepare() { /* parse tables, set up an interpreter */ }
+/// hookport_sdk::preinitialize!(prepare);
+/// ```
+#[macro_export]
+macro_rules! preinitialize {
+    ($prepare:path) => {
+        #[cfg(target_family = "wasm")]
+        const _: () = {
+            struct Prepared;
+
+            impl $crate::bindings::preinitialized::Guest for Prepared {
+                fn wizer_initialize() {
+                    $prepare();
+                }
+            }
+
+            $crate::bindings::preinitialized::export_preinitialized_world!(
+                Prepared with_types_in $crate::bindings::preinitialized
+            );
+        };
+    };
+}
+
 /// The section `hookport-manifest`.
 #[doc(hidden)]
 #[macro_export]

@@ -154,6 +154,21 @@ impl Templates {
         self.render(field, "template", template)
     }
 
+    /// The same with further variables, which win over those of the delivery.
+    ///
+    /// # Errors
+    /// As [`Templates::text`].
+    pub fn text_with(
+        &self,
+        field: &str,
+        template: &str,
+        variables: &Value,
+    ) -> Result<String, DeliveryError> {
+        let variables = minijinja::Value::from(minijinja::value::Serde(variables));
+        let context = minijinja::value::merge_maps([variables, self.context.clone()]);
+        self.render_in(&context, field, "template", template)
+    }
+
     /// Renders a template that must give JSON. A string leaf of the template can hold any text:
     /// the template is parsed first and each string is rendered by itself, so that a quote in the
     /// payload cannot break out of its string. In a template that is no JSON before rendering (it
@@ -178,8 +193,18 @@ impl Templates {
 
     /// The ending of `name` decides how values are written.
     fn render(&self, field: &str, name: &str, template: &str) -> Result<String, DeliveryError> {
+        self.render_in(&self.context, field, name, template)
+    }
+
+    fn render_in(
+        &self,
+        context: &minijinja::Value,
+        field: &str,
+        name: &str,
+        template: &str,
+    ) -> Result<String, DeliveryError> {
         self.environment(template)
-            .render_named_str(name, template, &self.context)
+            .render_named_str(name, template, context)
             .map_err(|error| {
                 let line = error
                     .line()

@@ -18,6 +18,7 @@ pub mod engine;
 mod imports;
 pub mod limits;
 mod oauth2;
+pub mod preinitialize;
 pub mod registry;
 pub mod sanitize;
 pub mod source;

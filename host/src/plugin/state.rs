@@ -28,6 +28,8 @@ use crate::egress::{
 /// Longest error or summary kept of a guest, in bytes.
 pub(super) const MESSAGE_BYTES_MAX: usize = 4 << 10;
 
+/// Hosts taken of a field that is a list.
+const LISTED_HOSTS_MAX: usize = 50;
 /// Access tokens that one call may be lent.
 const TOKENS_MAX: usize = 8;
 
@@ -357,7 +359,7 @@ impl CallShared {
             let hosts = permissions
                 .hosts
                 .iter()
-                .filter_map(|rule| self.resolve(rule))
+                .flat_map(|rule| self.resolve(rule))
                 .collect();
             EgressPolicy {
                 provider: self.context.provider.clone(),
@@ -367,25 +369,31 @@ impl CallShared {
         })
     }
 
-    fn resolve(&self, rule: &HostRule) -> Option<HostPattern> {
+    fn resolve(&self, rule: &HostRule) -> Vec<HostPattern> {
         let (kind, document, field) = match rule {
-            HostRule::Fixed(pattern) => return Some(pattern.clone()),
+            HostRule::Fixed(pattern) => return vec![pattern.clone()],
             HostRule::ConfigField(field) => ("config", Some(&self.context.config), field),
             HostRule::ConnectionField(field) => {
                 ("connection", self.context.connection.as_ref(), field)
             }
         };
-        let value = document?.fields.get(field.as_str())?;
-        match HostPattern::authority_of(value) {
-            Ok(pattern) => Some(pattern),
-            Err(error) => {
-                self.log(
-                    "warn",
-                    format!("{{{kind}.{field}}} grants no host: {error}"),
-                );
-                None
-            }
-        }
+        let Some(fields) = document.map(|document| &document.fields) else {
+            return Vec::new();
+        };
+        // The items of a list are fields named by their index.
+        let items =
+            (0..LISTED_HOSTS_MAX).map_while(|index| fields.get(&format!("{field}.{index}")));
+        let values = fields.get(field.as_str()).into_iter().chain(items);
+        values
+            .filter_map(|value| match HostPattern::authority_of(value) {
+                Ok(pattern) => Some(pattern),
+                Err(error) => {
+                    let text = format!("{{{kind}.{field}}} grants no host: {error}");
+                    self.log("warn", text);
+                    None
+                }
+            })
+            .collect()
     }
 }
 

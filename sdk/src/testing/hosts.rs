@@ -47,8 +47,13 @@ pub fn allowed(patterns: &[String], config: &Value, connection: &Value, url: &st
             .and_then(|field| field.split_once('.'));
         if let Some((kind, field)) = reference {
             let document = if kind == "config" { config } else { connection };
-            let value = document.get(field).and_then(Value::as_str);
-            return value.and_then(Authority::of) == Some(target.clone());
+            let names =
+                |value: &Value| value.as_str().and_then(Authority::of) == Some(target.clone());
+            return match document.get(field) {
+                Some(Value::Array(values)) => values.iter().any(names),
+                Some(value) => names(value),
+                None => false,
+            };
         }
         if pattern == "*" {
             return true;
@@ -79,7 +84,7 @@ mod tests {
 
     #[test]
     fn patterns() {
-        let config = json!({"url": "http://127.0.0.1:81/{{ payload.id }}"});
+        let config = json!({"url": "http://127.0.0.1:81/{{ payload.id }}", "hosts": ["https://a.test", "https://b.test"]});
         let check = |pattern: &str, url: &str, expected: bool| {
             let found = allowed(&[pattern.to_owned()], &config, &Value::Null, url);
             assert_eq!(found, expected, "{pattern} {url}");
@@ -100,5 +105,7 @@ mod tests {
         check("{config.url}", "http://127.0.0.1:82/7", false);
         check("{config.other}", "http://127.0.0.1:81/7", false);
         check("{connection.url}", "http://127.0.0.1:81/7", false);
+        check("{config.hosts}", "https://b.test/7", true);
+        check("{config.hosts}", "https://c.test/7", false);
     }
 }
