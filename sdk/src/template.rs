@@ -4,6 +4,9 @@
 //! an empty value could broaden a search or blank a field. A template has a budget, so one that
 //! loops without end is reported instead of running into the sandbox's CPU limit.
 
+pub mod escape;
+mod url;
+
 use std::cell::OnceCell;
 
 use minijinja::default_auto_escape_callback;
@@ -17,6 +20,9 @@ use crate::provider::{Delivery, Provider};
 
 /// Instructions that one rendering may take.
 const FUEL: u64 = 200_000;
+
+/// The name of templates whose result is not read by the receiver's markup.
+const UNESCAPED: &str = "template.unescaped";
 
 /// What templates see: `payload`, `event` (id, type, timestamp, correlationKey), `delivery` (id,
 /// attempt, externalId) and `subscription` (id, name).
@@ -134,7 +140,7 @@ impl Templates {
         environment.set_fuel(Some(FUEL));
         let Some(escape) = self.escape else { return };
         environment.set_formatter(move |out, state, value| {
-            if value.is_safe() {
+            if value.is_safe() || state.name() == UNESCAPED {
                 write!(out, "{value}")?;
             } else if matches!(state.auto_escape(), AutoEscape::Json) {
                 out.write_str(&escaped_json(value, escape)?)?;
@@ -167,6 +173,30 @@ impl Templates {
         let variables = minijinja::Value::from(minijinja::value::Serde(variables));
         let context = minijinja::value::merge_maps([variables, self.context.clone()]);
         self.render_in(&context, field, "template", template)
+    }
+
+    /// Renders a template whose result the receiver does not read as markup: a URL, a label.
+    /// What [`Templates::escape_with`] set is left out.
+    ///
+    /// # Errors
+    /// As [`Templates::text`].
+    pub fn unescaped(&self, field: &str, template: &str) -> Result<String, DeliveryError> {
+        self.render(field, UNESCAPED, template)
+    }
+
+    /// Renders a template of an absolute http or https URL and checks the result, as values may
+    /// bring anything. Where scheme and authority are literal in the template, values cannot
+    /// change them, add a fragment or climb with dot segments; where a value gives the authority
+    /// (`{{ payload.url }}`), the URL is only checked to be one. `| urlencode` keeps a value
+    /// within its place.
+    ///
+    /// # Errors
+    /// As [`Templates::text`], and when the result is not such a URL.
+    pub fn url(&self, field: &str, template: &str) -> Result<String, DeliveryError> {
+        let rendered = self.unescaped(field, template)?;
+        url::check(template, &rendered)
+            .map_err(|problem| DeliveryError::permanent(format!("{field}: {problem}")))?;
+        Ok(rendered)
     }
 
     /// Renders a template that must give JSON. A string leaf of the template can hold any text:
@@ -313,6 +343,9 @@ mod tests {
                 templates = templates.escape_with(|text| text.replace('<', "&lt;"));
             }
             let template = delivery.config["template"].as_str().expect("a template");
+            if delivery.config["url"] == true {
+                return Ok(Receipt::new(templates.url("config.url", template)?));
+            }
             if delivery.config["json"] == true {
                 Ok(Receipt::new(
                     templates.json("bodyTemplate", template)?.to_string(),
@@ -451,5 +484,22 @@ mod tests {
             true,
             r#"{"t":"a \"&lt;b>\""}"#,
         );
+    }
+
+    #[test]
+    fn urls_are_rendered_without_the_escape_and_checked() {
+        let config = |template: &str| json!({"template": template, "url": true, "escape": true});
+        let rendered = render(config(
+            "https://a.test/{{ payload.count }}?t={{ payload.title | urlencode }}",
+        ));
+        assert_eq!(
+            rendered.expect("a URL"),
+            "https://a.test/3?t=a%20%22%3Cb%3E%22"
+        );
+        let message = error(config("https://a.test/{{ payload.title }}"));
+        assert!(message.starts_with("config.url: "), "{message}");
+        assert!(message.contains("| urlencode"), "{message}");
+        let message = error(config("{{ payload.title }}"));
+        assert!(message.starts_with("config.url: "), "{message}");
     }
 }
