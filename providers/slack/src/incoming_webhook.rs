@@ -6,7 +6,7 @@
 use hookport_sdk::{Context, DeliveryError, Receipt, Request, Response, Secret};
 
 use crate::message::Message;
-use crate::web_api::{JSON, remedy};
+use crate::web_api::{JSON, LIMITED_WAIT, remedy};
 
 /// Posts a message.
 pub fn post(ctx: &Context, url: &Secret, message: &Message) -> Result<Receipt, DeliveryError> {
@@ -20,7 +20,8 @@ pub fn post(ctx: &Context, url: &Secret, message: &Message) -> Result<Receipt, D
         return Err(DeliveryError::after(wait, message));
     }
     Err(match response.status {
-        408 | 429 | 500.. => DeliveryError::transient(message),
+        429 => DeliveryError::after(LIMITED_WAIT, message),
+        408 | 500.. => DeliveryError::transient(message),
         _ => DeliveryError::permanent(message),
     })
 }

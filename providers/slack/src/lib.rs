@@ -41,11 +41,18 @@ pub struct Config {
     #[serde(default)]
     #[schemars(title = "Blocks")]
     pub blocks_template: Option<String>,
-    /// Posts later events of the same correlation key as replies to the first message. Needs a
-    /// bot token.
+    /// What becomes of later events of the same correlation key. All but "new" need a bot token.
     #[serde(default)]
-    #[schemars(title = "Reply in thread")]
+    #[schemars(title = "Follow-up events")]
+    pub follow_up: Option<FollowUp>,
+    /// What was set before there was a choice of follow-ups: true stands for "thread".
+    #[serde(default)]
+    #[schemars(title = "Reply in thread", extend("x-hidden" = true))]
     pub reply_in_thread: bool,
+    /// Shows a reply in the thread to the whole channel too.
+    #[serde(default)]
+    #[schemars(title = "Show replies in the channel")]
+    pub reply_broadcast: bool,
     /// Lets Slack add previews of the links in the message.
     #[serde(default)]
     #[schemars(title = "Unfurl links")]
@@ -59,6 +66,29 @@ pub struct Config {
     #[serde(default)]
     #[schemars(title = "Emoji of the sender")]
     pub icon_emoji: Option<String>,
+}
+
+impl Config {
+    fn follow_up(&self) -> FollowUp {
+        self.follow_up.unwrap_or(if self.reply_in_thread {
+            FollowUp::Thread
+        } else {
+            FollowUp::New
+        })
+    }
+}
+
+/// What becomes of later events of the same correlation key.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Eq)]
+#[serde(crate = "hookport_sdk::serde", rename_all = "lowercase")]
+#[schemars(crate = "hookport_sdk::schemars", inline)]
+pub enum FollowUp {
+    /// A message of its own.
+    New,
+    /// A reply in the thread under the first message.
+    Thread,
+    /// The first message gets the new text and blocks.
+    Update,
 }
 
 /// How to reach Slack.
@@ -145,11 +175,14 @@ impl Provider for Slack {
                 if delivery.config.channel.is_some() {
                     ctx.warn("config.channel is ignored: an incoming webhook has its own channel");
                 }
+                if delivery.config.follow_up() != FollowUp::New {
+                    ctx.warn("config.followUp is ignored: Slack does not say which message an incoming webhook made");
+                }
                 incoming_webhook::post(ctx, url, &message)
             }
             Connection::Bot { token, base_url } => {
                 let api = web_api::Client::new(ctx, token, base_url.as_deref());
-                post_as_bot(&api, delivery, message)
+                post_as_bot(ctx, &api, delivery, &message)
             }
         }
     }
@@ -188,31 +221,94 @@ impl Provider for Slack {
 }
 
 fn post_as_bot(
+    ctx: &Context,
     api: &web_api::Client,
     delivery: &Delivery<Slack>,
-    message: Message,
+    message: &Message,
 ) -> Result<Receipt, DeliveryError> {
     let config = &delivery.config;
     let channel = config
         .channel
         .as_deref()
-        .filter(|channel| !channel.trim().is_empty())
+        .map(str::trim)
+        .filter(|channel| !channel.is_empty())
         .ok_or_else(|| {
             DeliveryError::permanent("config.channel is empty: a bot needs a channel to post to")
         })?;
-    let thread = delivery
-        .event
-        .external_id
-        .as_deref()
-        .filter(|_| config.reply_in_thread);
-    let posted = api.post_message(&message.for_bot(channel, thread, config))?;
-    let summary = match thread {
-        Some(thread) => format!("replied in {} to {thread}", posted.channel),
-        None => format!("posted to {} at {}", posted.channel, posted.ts),
+    let post = |thread: Option<&str>| api.post_message(&message.for_bot(channel, thread, config));
+    let first = delivery.event.external_id.as_deref().map(First::parse);
+    let gone = match (first, config.follow_up()) {
+        (Some(first), FollowUp::Thread) => match post(Some(first.ts)) {
+            Ok(posted) => {
+                let summary = format!("replied in {} to {}", posted.channel, first.ts);
+                // The thread's first message stays the reference: Slack wants replies to name the
+                // parent, never another reply.
+                return Ok(Receipt::new(summary).external_id(first.external_id()));
+            }
+            Err(error) if error.first_is_gone() => error,
+            Err(error) => return Err(error.into()),
+        },
+        (Some(first), FollowUp::Update) => {
+            // Slack takes a channel's name for a new message, its id alone for an old one.
+            match api.update(&message.for_update(first.channel.unwrap_or(channel), first.ts)) {
+                Ok(posted) => {
+                    let summary = format!("updated {} in {}", first.ts, posted.channel);
+                    return Ok(Receipt::new(summary).external_id(first.external_id()));
+                }
+                Err(error) if error.first_is_gone() => error,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        (Some(_), FollowUp::New) | (None, _) => {
+            let posted = post(None)?;
+            return Ok(receipt_of(channel, &posted));
+        }
     };
-    // The thread's first message stays the reference: Slack wants replies to name the parent,
-    // never another reply.
-    Ok(Receipt::new(summary).external_id(thread.unwrap_or(&posted.ts)))
+    ctx.warn(format!(
+        "the first message cannot be followed up, so a new one is posted: {}",
+        gone.message()
+    ));
+    Ok(receipt_of(channel, &post(None)?))
+}
+
+/// The receipt of a new message. Its id is its timestamp; where the channel was given by name,
+/// the channel's id stands before it, as only that finds the message again.
+fn receipt_of(channel: &str, posted: &web_api::Posted) -> Receipt {
+    let first = First {
+        channel: (posted.channel != channel).then_some(posted.channel.as_str()),
+        ts: &posted.ts,
+    };
+    Receipt::new(format!("posted to {} at {}", posted.channel, posted.ts))
+        .external_id(first.external_id())
+}
+
+/// The first message of a correlation key: `<ts>`, or `<channel id>/<ts>`.
+#[derive(Clone, Copy)]
+struct First<'a> {
+    channel: Option<&'a str>,
+    ts: &'a str,
+}
+
+impl<'a> First<'a> {
+    fn parse(external_id: &'a str) -> Self {
+        match external_id.split_once('/') {
+            Some((channel, ts)) => Self {
+                channel: Some(channel),
+                ts,
+            },
+            None => Self {
+                channel: None,
+                ts: external_id,
+            },
+        }
+    }
+
+    fn external_id(&self) -> String {
+        match self.channel {
+            Some(channel) => format!("{channel}/{}", self.ts),
+            None => self.ts.to_owned(),
+        }
+    }
 }
 
 hookport_sdk::export!(Slack, id: "slack");

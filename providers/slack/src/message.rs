@@ -73,8 +73,9 @@ impl Message {
         Value::Object(self.fields.clone()).to_string()
     }
 
-    /// The arguments of `chat.postMessage`.
-    pub fn for_bot(mut self, channel: &str, thread: Option<&str>, config: &Config) -> Value {
+    /// The arguments of `chat.postMessage`; with `thread` as a reply.
+    pub fn for_bot(&self, channel: &str, thread: Option<&str>, config: &Config) -> Value {
+        let mut fields = self.fields.clone();
         let optional = [
             ("channel", Some(channel)),
             ("thread_ts", thread),
@@ -83,10 +84,27 @@ impl Message {
         ];
         for (name, value) in optional {
             if let Some(value) = value.filter(|value| !value.is_empty()) {
-                self.fields.insert(name.into(), value.into());
+                fields.insert(name.into(), value.into());
             }
         }
-        Value::Object(self.fields)
+        if thread.is_some() && config.reply_broadcast {
+            fields.insert("reply_broadcast".into(), true.into());
+        }
+        Value::Object(fields)
+    }
+
+    /// The arguments of `chat.update`, which knows neither previews nor another sender. Blocks
+    /// that are left out are removed where there is a text.
+    /// <https://docs.slack.dev/reference/methods/chat.update>
+    pub fn for_update(&self, channel: &str, ts: &str) -> Value {
+        let mut fields = self.fields.clone();
+        fields.remove("unfurl_links");
+        fields.remove("unfurl_media");
+        // An update without it links names and channels by itself, which a new message does not.
+        fields.insert("parse".into(), "none".into());
+        fields.insert("channel".into(), channel.into());
+        fields.insert("ts".into(), ts.into());
+        Value::Object(fields)
     }
 }
 

@@ -22,6 +22,8 @@ const PAGE_CHANNELS: usize = 200;
 /// Pages looked through for one dropdown: the method allows about 20 calls a minute, and the
 /// sandbox 20 calls in all.
 const PAGES_MAX: usize = 15;
+/// Waited where Slack limits without saying for how long: its limits are by the minute.
+pub const LIMITED_WAIT: Duration = Duration::from_secs(30);
 /// Entries of one dropdown; more are found by searching.
 const OPTIONS_MAX: usize = 100;
 
@@ -35,6 +37,27 @@ pub struct CallError {
 }
 
 impl CallError {
+    /// What happened.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// Whether the message to follow up on cannot be: deleted, in another channel, or locked by
+    /// the workspace's settings. <https://docs.slack.dev/reference/methods/chat.update#errors>; for
+    /// replies to what is gone Slack documents no code, so that conversations.replies' stands too.
+    pub fn first_is_gone(&self) -> bool {
+        self.code.as_deref().is_some_and(|code| {
+            matches!(
+                code,
+                "cannot_reply_to_message"
+                    | "cant_update_message"
+                    | "edit_window_closed"
+                    | "message_not_found"
+                    | "thread_not_found"
+            )
+        })
+    }
+
     /// What an answer with `ok: false` means.
     fn refused(method: &str, envelope: Envelope, wait: Option<Duration>) -> Self {
         let code = envelope.error.unwrap_or_else(|| "unknown_error".into());
@@ -50,6 +73,7 @@ impl CallError {
         }
         let retry = match wait {
             Some(wait) => Retry::After(wait),
+            None if is_limit(&code) => Retry::After(LIMITED_WAIT),
             None if is_transient(&code) => Retry::Default,
             None => Retry::Never,
         };
@@ -91,14 +115,19 @@ fn is_transient(code: &str) -> bool {
             | "fatal_error"
             | "internal_error"
             | "message_limit_exceeded"
-            | "rate_limited"
-            | "ratelimited"
             | "request_timeout"
             | "rollup_error"
             | "service_unavailable"
             | "team_added_to_org"
             | "unknown_error"
+            | "update_failed"
     )
+}
+
+/// Whether Slack asks to slow down.
+/// <https://docs.slack.dev/apis/web-api/rate-limits>
+fn is_limit(code: &str) -> bool {
+    matches!(code, "rate_limited" | "ratelimited")
 }
 
 /// What the admin can do about an error code, of either interface.
@@ -113,7 +142,9 @@ pub fn remedy(code: &str) -> Option<&'static str> {
         "channel_not_found" => {
             "choose an existing channel; a private one is visible only once the app was added to it"
         }
-        "channel_is_archived" | "is_archived" => "unarchive the channel or choose another",
+        "channel_is_archived" | "is_archived" | "is_inactive" => {
+            "unarchive the channel or choose another"
+        }
         "invalid_blocks" | "invalid_blocks_format" => {
             "check config.blocksTemplate in Slack's Block Kit Builder"
         }
@@ -206,6 +237,13 @@ impl<'a> Client<'a> {
         Ok(self.call(method, request)?.0)
     }
 
+    /// `chat.update`.
+    pub fn update(&self, arguments: &Value) -> Result<Posted, CallError> {
+        let method = "chat.update";
+        let request = Request::post(self.url(method)).body(JSON, arguments.to_string());
+        Ok(self.call(method, request)?.0)
+    }
+
     /// `auth.test`: whose token this is.
     pub fn auth_test(&self) -> Result<String, String> {
         let method = "auth.test";
@@ -277,6 +315,11 @@ impl<'a> Client<'a> {
             cursor = metadata.next_cursor;
             if cursor.is_empty() || found.len() >= OPTIONS_MAX {
                 break;
+            }
+            if page + 1 == PAGES_MAX {
+                self.ctx.warn(format!(
+                    "the list of channels is incomplete: {PAGES_MAX} pages were read; enter the channel's id"
+                ));
             }
         }
         Ok(found)

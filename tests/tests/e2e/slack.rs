@@ -88,6 +88,51 @@ async fn a_bot_posts_waits_when_told_and_replies_in_the_thread() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn follow_ups_update_the_first_message_also_in_a_channel_given_by_name() {
+    for (channel, external_id) in [
+        ("C1", slack::FIRST_TS.to_owned()),
+        ("#alerts", format!("C1/{}", slack::FIRST_TS)),
+    ] {
+        let gateway = gateway().await;
+        let api = gateway.api();
+        let server = slack::start(0).await;
+        let connection = connect(&gateway, bot(&server)).await;
+        let config = json!({"channel": channel, "followUp": "update"});
+        subscribe(&gateway, &connection, config).await;
+        for _ in 0..2 {
+            let id = emit(&gateway, "incident-7").await;
+            let delivery = api.delivery_in(&id, "success").await;
+            assert_eq!(delivery["externalId"], external_id);
+        }
+        let paths: Vec<_> = server.requests().into_iter().map(|r| r.path).collect();
+        assert_eq!(paths, ["/api/chat.postMessage", "/api/chat.update"]);
+        let other = emit(&gateway, "incident-8").await;
+        let delivery = api.delivery_in(&other, "success").await;
+        let id = delivery["externalId"].as_str().unwrap_or("");
+        assert!(id.ends_with("1503435956.000248"), "{id}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reply_is_shown_to_the_channel_when_asked() {
+    let gateway = gateway().await;
+    let api = gateway.api();
+    let server = slack::start(0).await;
+    let connection = connect(&gateway, bot(&server)).await;
+    let config = json!({"channel": "C1", "followUp": "thread", "replyBroadcast": true});
+    subscribe(&gateway, &connection, config).await;
+    for _ in 0..2 {
+        let id = emit(&gateway, "incident-7").await;
+        let delivery = api.delivery_in(&id, "success").await;
+        assert_eq!(delivery["externalId"], slack::FIRST_TS);
+    }
+    let requests = server.requests();
+    assert_eq!(requests[0].json()["reply_broadcast"], Value::Null);
+    assert_eq!(requests[1].json()["reply_broadcast"], true);
+    assert_eq!(requests[1].json()["thread_ts"], slack::FIRST_TS);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_error_that_cannot_pass_is_not_repeated_and_says_what_to_do() {
     let gateway = gateway().await;
     let api = gateway.api();
