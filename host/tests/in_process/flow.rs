@@ -371,11 +371,15 @@ async fn order_is_kept_through_an_outage() {
     for id in &ids {
         gateway.delivery_in(id, "success").await;
     }
-    let calls = gateway.providers.calls.lock().expect("lock");
-    let order: Vec<&str> = calls.iter().map(|call| &*call.event.payload).collect();
+    let order: Vec<String> = {
+        let calls = gateway.providers.calls.lock().expect("lock");
+        calls
+            .iter()
+            .map(|call| call.event.payload.to_string())
+            .collect()
+    };
     let expected: Vec<String> = (0..5).map(|n| format!("{{\"n\":{n}}}")).collect();
     assert_eq!(order, expected);
-    drop(calls);
     working.stop().await;
 }
 

@@ -8,6 +8,7 @@ mod chaos;
 mod chat;
 mod command_line;
 mod delivery;
+mod flow;
 mod hostile_receivers;
 mod idempotency;
 mod jira;
