@@ -1,5 +1,5 @@
 //! One call into the sandbox: fresh instance, JSON in and out, no network; beside it the same
-//! provider run natively.
+//! provider run natively, a filter in jq and a script.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -19,8 +19,18 @@ use hookport_guest_echo::Echo;
 use hookport_sdk::testing::{TestEvent, TestHost};
 use serde_json::json;
 
-async fn load() -> LoadedComponent {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/test-components/echo.wasm");
+/// No request: what is measured is the engine.
+const SCRIPT: &str = r#"
+async function deliver(event, ctx) {
+  const { id, title } = event.payload.incident;
+  return { externalId: `${id}`, summary: `${event.type}: ${title}` };
+}
+"#;
+
+async fn load(component: &str) -> LoadedComponent {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../target")
+        .join(component);
     let wasm = std::fs::read(&path).expect("run cargo xtask providers --tests");
     let egress = Arc::new(Egress::new(&EgressConfig::default()).expect("egress"));
     let sandbox = Arc::new(Sandbox::new(SandboxConfig::default(), egress).expect("engine"));
@@ -37,7 +47,7 @@ async fn load() -> LoadedComponent {
         code,
         &descriptor,
         EffectivePermissions::none(),
-        Limits::default(),
+        Limits::default().for_kind(descriptor.kind),
     )
 }
 
@@ -79,12 +89,32 @@ fn sandbox(criterion: &mut Criterion) {
         .enable_all()
         .build()
         .expect("runtime");
-    let component = runtime.block_on(load());
+    let component = runtime.block_on(load("test-components/echo.wasm"));
     let call = call();
     let mut group = criterion.benchmark_group("one call");
     group.bench_function("sandboxed", |bencher| {
         bencher.to_async(&runtime).iter(|| async {
             let report = component.deliver(call.clone()).await;
+            assert!(report.result.is_ok(), "{:?}", report.result);
+        });
+    });
+    let jq = runtime.block_on(load("components/jq.wasm"));
+    let program: Arc<str> = ".payload.incident.severity == \"critical\" and .payload.n > 3".into();
+    let input: Arc<str> = json!({"payload": {"incident": {"severity": "critical"}, "n": 4}})
+        .to_string()
+        .into();
+    group.bench_function("filter in jq", |bencher| {
+        bencher.to_async(&runtime).iter(|| async {
+            let report = jq.run_program(program.clone(), input.clone(), 2).await;
+            assert_eq!(report.result, Ok(vec!["true".to_owned()]));
+        });
+    });
+    let script = runtime.block_on(load("components/script.wasm"));
+    let mut scripted = call.clone();
+    scripted.config.json = json!({"code": SCRIPT}).to_string().into();
+    group.bench_function("script", |bencher| {
+        bencher.to_async(&runtime).iter(|| async {
+            let report = script.deliver(scripted.clone()).await;
             assert!(report.result.is_ok(), "{:?}", report.result);
         });
     });

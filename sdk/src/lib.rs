@@ -249,6 +249,8 @@ macro_rules! export_language {
 #[macro_export]
 macro_rules! preinitialize {
     ($prepare:path) => {
+        const _: fn() = $prepare;
+
         #[cfg(target_family = "wasm")]
         const _: () = {
             struct Prepared;

@@ -68,11 +68,11 @@ pub async fn start(limited: usize) -> Receiver {
                         .body(json!({"ok": false, "error": "ratelimited"}).to_string());
                 }
                 let mut messages = messages.lock().unwrap_or_else(PoisonError::into_inner);
-                post_message(&mut messages, request).unwrap_or_else(|code| refused(code))
+                post_message(&mut messages, request).unwrap_or_else(refused)
             }
             "/api/chat.update" => {
                 let messages = messages.lock().unwrap_or_else(PoisonError::into_inner);
-                update(&messages, request).unwrap_or_else(|code| refused(code))
+                update(&messages, request).unwrap_or_else(refused)
             }
             _ => refused("unknown_method"),
         }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::bail;
 
 use crate::workspace::Workspace;
-use crate::{components, demo, process};
+use crate::{components, gateway, process};
 
 /// Who reads the output.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -54,16 +54,16 @@ const STEPS: [Step; 9] = [
         action: |checks| checks.deny(),
     },
     Step {
+        name: "gateway",
+        action: |checks| gateway::build(checks.workspace).map(|()| Outcome::Passed),
+    },
+    Step {
         name: "components",
         action: |checks| {
             components::build_providers(checks.workspace)?;
             components::build_test_guests(checks.workspace)?;
             Ok(Outcome::Passed)
         },
-    },
-    Step {
-        name: "gateway",
-        action: |checks| demo::build_gateway(checks.workspace).map(|()| Outcome::Passed),
     },
     Step {
         name: "unit, conformance, SDK and provider tests",

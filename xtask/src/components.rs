@@ -1,13 +1,13 @@
 //! Building components for `wasm32-wasip2`, and the grants of the bundled ones.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, bail};
 
-use crate::process;
 use crate::workspace::{ComponentPackage, Workspace};
+use crate::{gateway, process};
 
 const TARGET: &str = "wasm32-wasip2";
 
@@ -59,13 +59,41 @@ fn build(workspace: &Workspace, packages: &[&ComponentPackage], out: &Path) -> a
     }
     process::run(&mut cargo)?;
 
+    if packages.iter().any(|package| package.preinitialize) {
+        gateway::build(workspace)?;
+    }
     let built = workspace.target.join(TARGET).join("release");
     for package in packages {
         let file = out.join(format!("{}.wasm", package.name));
-        let bytes = place(&built.join(&package.artifact), &file)?;
+        let bytes = if package.preinitialize {
+            place(
+                &preinitialize(workspace, &built.join(&package.artifact))?,
+                &file,
+            )?
+        } else {
+            place(&built.join(&package.artifact), &file)?
+        };
         println!("  {} ({} KiB)", file.display(), bytes.div_ceil(1024));
     }
     Ok(())
+}
+
+/// Runs the component's initialisation; the result is a file beside it.
+fn preinitialize(workspace: &Workspace, built: &Path) -> anyhow::Result<PathBuf> {
+    let ready = built.with_extension("ready.wasm");
+    let fresh = |file: &Path| fs::metadata(file).and_then(|file| file.modified());
+    // Done anew only for a new build: it takes as long as compiling the component.
+    if fresh(&ready).is_ok_and(|ready| fresh(built).is_ok_and(|built| built < ready)) {
+        return Ok(ready);
+    }
+    let mut hookport = Command::new(workspace.target.join("debug/hookport"));
+    hookport
+        .args(["provider", "preinitialize"])
+        .arg(built)
+        .arg("--output")
+        .arg(&ready);
+    process::run(&mut hookport)?;
+    Ok(ready)
 }
 
 /// Copies atomically, and only what changed: a running gateway watches the folder.
@@ -180,6 +208,7 @@ mod tests {
                 name: name.into(),
                 folder: folder.join(name),
                 artifact: format!("{name}.wasm"),
+                preinitialize: false,
             };
             fs::create_dir_all(&package.folder).expect("folder");
             fs::write(

@@ -6,14 +6,14 @@ use std::process::Command;
 use anyhow::Context as _;
 
 use crate::workspace::Workspace;
-use crate::{components, process};
+use crate::{components, gateway, process};
 
 /// Returns only when something failed: the demo takes this process's place, so that Ctrl-C
 /// reaches it alone.
 pub fn run(workspace: &Workspace, once: bool) -> anyhow::Result<()> {
     println!("Building the providers and the gateway (minutes the first time, seconds after that)");
     components::build_providers(workspace)?;
-    build_gateway(workspace)?;
+    gateway::build(workspace)?;
     let mut demo = Command::new(workspace.target.join("debug/hookport"));
     demo.arg("demo")
         .arg("--providers")
@@ -22,15 +22,4 @@ pub fn run(workspace: &Workspace, once: bool) -> anyhow::Result<()> {
         demo.arg("--once");
     }
     Err(demo.exec()).with_context(|| format!("cannot start `{}`", process::shown(&demo)))
-}
-
-/// Builds the binary `hookport`, unoptimised, with its dependencies optimised. The whole
-/// workspace's binaries, so that the tests find what they need built with the same features.
-pub fn build_gateway(workspace: &Workspace) -> anyhow::Result<()> {
-    process::run(process::cargo().current_dir(&workspace.root).args([
-        "build",
-        "--locked",
-        "--workspace",
-        "--bins",
-    ]))
 }

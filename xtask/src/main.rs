@@ -5,6 +5,7 @@
 mod checks;
 mod components;
 mod demo;
+mod gateway;
 mod process;
 mod workspace;
 

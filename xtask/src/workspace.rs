@@ -17,6 +17,9 @@ pub struct ComponentPackage {
     pub folder: PathBuf,
     /// The file that cargo writes for it: `hookport_provider_webhook.wasm`.
     pub artifact: String,
+    /// Whether its initialisation is run when it is built, as its manifest's
+    /// `package.metadata.hookport.preinitialize` says.
+    pub preinitialize: bool,
 }
 
 /// The workspace that this program belongs to.
@@ -86,6 +89,7 @@ fn component_package(package: &Value) -> Option<ComponentPackage> {
         name: folder.file_name()?.to_str()?.to_owned(),
         folder: folder.to_owned(),
         artifact: format!("{}.wasm", target["name"].as_str()?.replace('-', "_")),
+        preinitialize: package["metadata"]["hookport"]["preinitialize"] == true,
     })
 }
 

@@ -5,7 +5,10 @@
 //! nothing of ours, without the limits of a call. The gateway itself never does this to a file of
 //! the providers directory.
 
-use wasmtime::component::{Component, Instance, Lift, Linker, ResourceTable, WasmList};
+use wasmtime::component::types::{self, ComponentItem};
+use wasmtime::component::{
+    Component, Instance, Lift, Linker, ResourceTable, ResourceType, WasmList,
+};
 use wasmtime::{Config, Engine, Store};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wizer::{ComponentInstanceState, Wizer};
@@ -37,22 +40,31 @@ impl WasiView for State {
     }
 }
 
-/// The component with its state after `wizer-initialize`, and without that export.
+/// The component with its state after `wizer-initialize`. The export stays, as Wizer cannot take it
+/// out of a component; nobody calls it again.
 ///
 /// # Errors
 /// When it has no such function, or the function traps.
 pub async fn preinitialize(wasm: &[u8]) -> Result<Vec<u8>, PreinitializeError> {
     let mut wizer = Wizer::new();
-    wizer.init_func(FUNCTION).keep_init_func(false);
+    wizer.init_func(FUNCTION).keep_init_func(true);
     let (context, instrumented) = wizer.instrument_component(wasm)?;
     let mut config = Config::new();
     config.wasm_component_model(true);
     let engine = Engine::new(&config)?;
     let component = Component::new(&engine, &instrumented)?;
     let mut linker = Linker::<State>::new(&engine);
-    linker.define_unknown_imports_as_traps(&component)?;
-    linker.allow_shadowing(true);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+    for (name, import) in component.component_type().imports(&engine) {
+        // Not WASI's, although the linker could do that too: it would hide the compatible version
+        // that was just defined.
+        let is_wasi = name.starts_with("wasi:") && !name.starts_with("wasi:http/");
+        if let ComponentItem::ComponentInstance(interface) = import.ty
+            && !is_wasi
+        {
+            define_as_traps(&engine, &mut linker, name, &interface)?;
+        }
+    }
     let state = State {
         table: ResourceTable::new(),
         wasi: WasiCtx::builder().build(),
@@ -66,6 +78,31 @@ pub async fn preinitialize(wasm: &[u8]) -> Result<Vec<u8>, PreinitializeError> {
         instance,
     };
     Ok(wizer.snapshot_component(&context, &mut running).await?)
+}
+
+/// Ends the initialisation when it calls anything of the interface.
+fn define_as_traps(
+    engine: &Engine,
+    linker: &mut Linker<State>,
+    name: &str,
+    interface: &types::ComponentInstance,
+) -> wasmtime::Result<()> {
+    let mut instance = linker.instance(name)?;
+    for (item, export) in interface.exports(engine) {
+        match export.ty {
+            ComponentItem::ComponentFunc(_) => {
+                let called = format!("{name}#{item}");
+                instance.func_new(item, move |_, _, _, _| {
+                    wasmtime::bail!("{called} was called, and nobody is there to answer yet")
+                })?;
+            }
+            ComponentItem::Resource(_) => {
+                instance.resource(item, ResourceType::host::<()>(), |_, _| Ok(()))?;
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// What Wizer asks of the instance. Its functions are Wizer's own: that they are there is Wizer's

@@ -112,8 +112,11 @@ async fn a_transform_makes_the_payload_for_its_own_subscription_only() {
     gateway
         .until(&path, |event| event["status"] == "delivered")
         .await;
-    let calls = gateway.providers.calls.lock().expect("lock");
-    for call in calls.iter() {
+    let calls: Vec<_> = {
+        let calls = gateway.providers.calls.lock().expect("lock");
+        calls.iter().cloned().collect()
+    };
+    for call in &calls {
         let payload: Value = serde_json::from_str(&call.event.payload).expect("JSON");
         let expected = match &*call.subscription_name {
             "wrapped" => json!({"wrapped": {"n": 1}}),
@@ -122,7 +125,6 @@ async fn a_transform_makes_the_payload_for_its_own_subscription_only() {
         assert_eq!(payload, expected, "{}", call.subscription_name);
     }
     assert_eq!(calls.len(), 2);
-    drop(calls);
     let stored = gateway.get(&path).await.expect(200);
     assert_eq!(stored["payload"], json!({"n": 1}));
     working.stop().await;

@@ -28,6 +28,8 @@ thread_local! {
     static FAILURE: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
+type Native = fn(&JsValue, &[JsValue], &mut Context) -> JsResult<JsValue>;
+
 struct Realm {
     context: Context,
     prelude: JsObject,
@@ -99,10 +101,7 @@ impl Realm {
     fn new() -> JsResult<Self> {
         let mut context = Context::builder().build()?;
         let natives = JsObject::with_object_proto(context.intrinsics());
-        let functions: [(
-            &str,
-            fn(&JsValue, &[JsValue], &mut Context) -> JsResult<JsValue>,
-        ); 4] = [
+        let functions: [(&str, Native); 4] = [
             ("send", send),
             ("log", log),
             ("render", render),

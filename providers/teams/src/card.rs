@@ -143,7 +143,7 @@ fn check(card: &Value) -> Result<(), String> {
             }
             let url = &element["url"];
             let opens = element["type"] == "Action.OpenUrl";
-            if opens && !url.as_str().is_some_and(|url| link(url).is_ok()) {
+            if opens && url.as_str().is_none_or(|url| link(url).is_err()) {
                 return Err(format!(
                     "{list}[{index}].url: must begin with https:// or http://"
                 ));

@@ -6,11 +6,10 @@
 //! answer was lost posts the message twice.
 
 mod api;
-mod markup;
 
 use hookport_sdk::prelude::*;
 use hookport_sdk::serde_json::{Value, json};
-use hookport_sdk::template::Templates;
+use hookport_sdk::template::{Templates, escape};
 
 use crate::api::Client;
 
@@ -287,26 +286,24 @@ fn post(
 fn message(delivery: &Delivery<Telegram>) -> Result<Value, DeliveryError> {
     let config = &delivery.config;
     let templates = Templates::new(delivery)?;
-    let escape: fn(&str) -> String = match config.parse_mode {
-        ParseMode::MarkdownV2 => markup::escape_markdown,
-        ParseMode::Html => markup::escape_html,
+    let escaped: fn(&str) -> String = match config.parse_mode {
+        ParseMode::MarkdownV2 => escape::markdown_v2,
+        ParseMode::Html => escape::html,
         ParseMode::Plain => str::to_owned,
     };
     let text = match &config.text_template {
         Some(template) => templates
-            .escape_with(escape)
+            .escape_with(escaped)
             .text("config.textTemplate", template)?,
         None => {
             let event = &delivery.event;
             let payload =
                 hookport_sdk::serde_json::to_string_pretty(&event.payload()?).unwrap_or_default();
             let payload: String = payload.chars().take(TEXT_MAX / 2).collect();
-            let head = escape(&format!("{} at {}", event.event_type, event.timestamp));
+            let head = escaped(&format!("{} at {}", event.event_type, event.timestamp));
             match config.parse_mode {
-                ParseMode::MarkdownV2 => {
-                    format!("*{head}*\n```\n{}\n```", markup::escape_code(&payload))
-                }
-                ParseMode::Html => format!("<b>{head}</b>\n<pre>{}</pre>", escape(&payload)),
+                ParseMode::MarkdownV2 => format!("*{head}*\n```\n{}\n```", escaped(&payload)),
+                ParseMode::Html => format!("<b>{head}</b>\n<pre>{}</pre>", escaped(&payload)),
                 ParseMode::Plain => format!("{head}\n{payload}"),
             }
         }

@@ -29,7 +29,7 @@ pub(super) fn decode(text: &str, encoding: Encoding) -> Option<[u8; SIGNATURE_BY
 fn bytes(text: &str, encoding: Encoding) -> Option<Vec<u8>> {
     match encoding {
         Encoding::Base64 => BASE64_LENIENT.decode(text).ok(),
-        Encoding::Hex if text.len() % 2 == 0 => text
+        Encoding::Hex if text.len().is_multiple_of(2) => text
             .as_bytes()
             .chunks(2)
             .map(|pair| {
