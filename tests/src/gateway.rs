@@ -25,6 +25,10 @@ hosts = ["hooks.slack.com", "slack.com", "{connection.baseUrl}"]
 expose_secrets = false
 allow_addresses = ["127.0.0.0/8"]
 
+[script]
+hosts = ["{config.hosts}"]
+allow_addresses = ["127.0.0.0/8"]
+
 [jira]
 hosts = ["{connection.baseUrl}"]
 allow_addresses = ["127.0.0.0/8"]

@@ -1,10 +1,7 @@
 //! Documents with secret leaves: sealing what comes in, hiding what goes out, opening for a
 //! guest.
 //!
-//! Which leaves are secret is what the provider's schema marks with `x-secret`. The schema is
-//! followed through `properties`, `items`, `prefixItems`, `additionalProperties`, `$ref` and
-//! `$defs`, and through every branch of `allOf`, `anyOf` and `oneOf`: a leaf that any branch
-//! calls secret is secret.
+//! Which leaves are secret is what the provider's schema marks with `x-secret`, in any branch.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,6 +10,7 @@ use serde_json::{Map, Value, json};
 use zeroize::Zeroizing;
 
 use super::{Vault, VaultError};
+use crate::domain::marks::{is_marked, segments};
 use crate::domain::subscription::SealedDocument;
 use crate::plugin::{DocumentKind, GuestDocument, SecretSet};
 
@@ -28,53 +26,6 @@ pub struct Redacted {
     pub json: Value,
     /// JSON Pointers of the secrets on record.
     pub secrets_set: Vec<String>,
-}
-
-/// Schema nodes looked at for one leaf. A schema that needs more is made to cost time, not to
-/// describe a form; its leaves count as secret, which hides too much rather than too little.
-const STEPS_MAX: u32 = 10_000;
-
-/// Whether the schema marks the place `pointer` (as segments) as secret.
-fn is_secret(
-    root: &Value,
-    schema: &Value,
-    segments: &[&str],
-    depth: usize,
-    steps: &mut u32,
-) -> bool {
-    if depth > DEPTH_MAX {
-        return false;
-    }
-    *steps += 1;
-    if *steps > STEPS_MAX {
-        return true;
-    }
-    let mut look = |schema: Option<&Value>, segments: &[&str]| {
-        schema.is_some_and(|schema| is_secret(root, schema, segments, depth + 1, steps))
-    };
-    let reference = schema.get("$ref").and_then(Value::as_str);
-    let target = reference.and_then(|reference| root.pointer(reference.strip_prefix('#')?));
-    if look(target, segments) {
-        return true;
-    }
-    for keyword in ["allOf", "anyOf", "oneOf"] {
-        let branches = schema.get(keyword).and_then(Value::as_array);
-        for branch in branches.into_iter().flatten() {
-            if look(Some(branch), segments) {
-                return true;
-            }
-        }
-    }
-    let Some((first, rest)) = segments.split_first() else {
-        return schema.get("x-secret") == Some(&Value::Bool(true));
-    };
-    let member = |keyword: &str| schema.get(keyword).and_then(|members| members.get(*first));
-    let index = first.parse::<usize>().ok();
-    let item = index.and_then(|index| schema.get("prefixItems")?.get(index));
-    look(member("properties"), rest)
-        || look(schema.get("additionalProperties"), rest)
-        || look(schema.get("items"), rest)
-        || look(item, rest)
 }
 
 /// Checks that every secret that a provider's schema marks can be sealed: it is a string, and it
@@ -200,14 +151,6 @@ fn marker<'a>(value: &'a Value, name: &str) -> Option<&'a str> {
         .flatten()
 }
 
-fn segments(pointer: &str) -> Vec<String> {
-    pointer
-        .split('/')
-        .skip(1)
-        .map(|segment| segment.replace("~1", "/").replace("~0", "~"))
-        .collect()
-}
-
 impl Vault {
     /// What the API sent, merged with the secrets on record and ready to be validated: secrets
     /// in plain text. An empty string where a secret belongs keeps the one on record.
@@ -301,9 +244,7 @@ impl Vault {
 }
 
 fn secret_at(schema: &Value, pointer: &str) -> bool {
-    let segments = segments(pointer);
-    let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
-    is_secret(schema, schema, &segments, 0, &mut 0)
+    is_marked(schema, "x-secret", pointer)
 }
 
 /// A document for the API: secrets hidden, their places named.

@@ -4,6 +4,10 @@
 //! business, so there is no limit here. An output depends on the input alone: a program has no
 //! environment, no clock and no further input.
 
+mod library;
+
+use std::cell::RefCell;
+
 use hookport_sdk::{Description, Language};
 use jaq_core::load::{Arena, Error as LoadError, File, Loader, span};
 use jaq_core::native::{Fun, bome};
@@ -11,10 +15,21 @@ use jaq_core::{Compiler, Ctx, Error, Filter, Native, Vars, data, unwrap_valr};
 use jaq_json::{Val, read};
 use serde::de::IgnoredAny;
 
+use crate::library::Library;
+
 type Data = data::JustLut<Val>;
 
 /// Most problems told of one program.
 const PROBLEMS_MAX: usize = 5;
+
+thread_local! {
+    static LIBRARY: RefCell<Option<Library>> = const { RefCell::new(None) };
+}
+
+/// Parses the library ahead of the first call.
+fn prepare() {
+    LIBRARY.with_borrow_mut(|ready| *ready = Some(Library::new()));
+}
 
 /// The language.
 pub struct Jq;
@@ -57,9 +72,8 @@ impl Language for Jq {
 }
 
 fn compile(program: &str) -> Result<Filter<Data>, String> {
-    let definitions = jaq_core::defs()
-        .chain(jaq_std::defs())
-        .chain(jaq_json::defs());
+    let library = LIBRARY.with_borrow_mut(Option::take);
+    let library = library.unwrap_or_else(Library::new);
     let functions = jaq_core::funs()
         .chain(jaq_std::funs())
         .chain(jaq_json::funs())
@@ -69,15 +83,14 @@ fn compile(program: &str) -> Result<Filter<Data>, String> {
         code: program,
         path: (),
     };
-    let modules = Loader::new(definitions)
-        .load(&arena, file)
-        .map_err(|errors| {
-            problems(
-                errors
-                    .into_iter()
-                    .flat_map(|(_, error)| load_problems(program, error)),
-            )
-        })?;
+    let loader = Loader::new(library.used_by(program));
+    let modules = loader.load(&arena, file).map_err(|errors| {
+        problems(
+            errors
+                .into_iter()
+                .flat_map(|(_, error)| load_problems(program, error)),
+        )
+    })?;
     Compiler::default()
         .with_funs(functions)
         .compile(modules)
@@ -152,6 +165,7 @@ fn place(program: &str, part: &str) -> String {
 }
 
 hookport_sdk::export_language!(Jq, id: "jq");
+hookport_sdk::preinitialize!(crate::prepare);
 
 #[cfg(test)]
 mod tests {

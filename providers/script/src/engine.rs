@@ -6,6 +6,7 @@
 use std::cell::RefCell;
 
 use boa_engine::object::builtins::JsFunction;
+use boa_engine::optimizer::OptimizerOptions;
 use boa_engine::{
     Context, JsError, JsNativeError, JsObject, JsResult, JsValue, NativeFunction, Source, js_string,
 };
@@ -35,9 +36,31 @@ struct Realm {
     prelude: JsObject,
 }
 
+/// Run once ahead of the first call, so that what the engine sets up when it is first used is
+/// there: of the language, and of the prelude.
+const WARM_UP: &str = r#"
+globalThis.deliver = async function (event, ctx) {
+  const { a: { b }, ...rest } = event.payload;
+  const list = [...event.payload.c].map((x) => x + 1).filter(Boolean);
+  for (const [key, value] of Object.entries(rest)) list.push(`${key}: ${value}`);
+  try { throw new RetryError("", { afterMs: 1 }); } catch (error) { list.push(error.message); }
+  await Promise.all([Promise.resolve(JSON.parse(JSON.stringify({ b })))]);
+  return { externalId: list.join(), summary: String(new Headers({ a: "b" }).get("a") ?? /a/.test("a")) };
+};
+"#;
+
 /// Builds the realm ahead of the first call.
 pub fn prepare() {
-    if let Ok(realm) = Realm::new() {
+    let warmed = Realm::new().and_then(|mut realm| {
+        realm.context.eval(Source::from_bytes(WARM_UP))?;
+        let input = serde_json::json!({"event": {"payload": {"a": {"b": 1}, "c": [1], "d": ""}}, "ctx": {}});
+        realm.carry_out(&input, |_| Err(hookport_sdk::HttpError::Timeout))?;
+        realm.call("forget", &[])?;
+        Ok(realm)
+    });
+    if let Ok(realm) = warmed {
+        // What setting up has left behind would be collected in the middle of every call.
+        boa_engine::gc::force_collect();
         READY.with_borrow_mut(|ready| *ready = Some(realm));
     }
 }
@@ -87,19 +110,26 @@ impl Engine {
         if let Err(error) = realm.context.eval(source) {
             return Outcome::Wrong(format!("config.code: {}", cut(&error.to_string())));
         }
-        match realm.carry_out(input, send) {
+        let outcome = match realm.carry_out(input, send) {
             Ok(outcome) => outcome,
             Err(error) => Outcome::Thrown {
                 message: cut(&error.to_string()),
                 details: Value::Null,
             },
+        };
+        // The instance ends with the call: tidying up its heap would be a walk for nothing.
+        if cfg!(target_family = "wasm") {
+            std::mem::forget(realm);
         }
+        outcome
     }
 }
 
 impl Realm {
     fn new() -> JsResult<Self> {
         let mut context = Context::builder().build()?;
+        // A script runs once: what the optimiser would save is less than it takes.
+        context.set_optimizer_options(OptimizerOptions::empty());
         let natives = JsObject::with_object_proto(context.intrinsics());
         let functions: [(&str, Native); 4] = [
             ("send", send),
@@ -133,8 +163,9 @@ impl Realm {
         input: &Value,
         send: impl Fn(FetchRequest) -> Result<hookport_sdk::Response, hookport_sdk::HttpError>,
     ) -> JsResult<Outcome> {
-        let input = js_string!(input.to_string());
-        self.call("start", &[input.into()])?;
+        // Boa's JSON.parse compiles its text as a script.
+        let input = JsValue::from_json(input, &mut self.context)?;
+        self.call("start", &[input])?;
         loop {
             self.context.run_jobs()?;
             if let Some(outcome) = self.outcome()? {
@@ -153,17 +184,16 @@ impl Realm {
                 let request: FetchRequest = serde_json::from_str(&request)
                     .map_err(|error| JsNativeError::typ().with_message(error.to_string()))?;
                 let id = request.id;
-                let answer = crate::answer(id, send(request)).to_string();
-                self.call("settle", &[js_string!(answer).into()])?;
+                let answer = crate::answer(id, send(request));
+                let answer = JsValue::from_json(&answer, &mut self.context)?;
+                self.call("settle", &[answer])?;
             }
         }
     }
 
     fn outcome(&mut self) -> JsResult<Option<Outcome>> {
-        let text = self.call("outcome", &[])?;
-        let text = text.as_string().map(|text| text.to_std_string_escaped());
-        let value: Value =
-            serde_json::from_str(text.as_deref().unwrap_or("null")).unwrap_or_default();
+        let value = self.call("outcome", &[])?.to_json(&mut self.context)?;
+        let value = value.unwrap_or_default();
         if value.is_null() {
             return Ok(None);
         }
@@ -247,10 +277,25 @@ fn failed(_: &JsValue, arguments: &[JsValue], _: &mut Context) -> JsResult<JsVal
     let thrown = arguments.first().cloned().unwrap_or_default();
     let is_error = thrown.as_object().is_some();
     if is_error {
-        let placed = JsError::from_opaque(thrown).to_string();
+        let placed = place(&JsError::from_opaque(thrown).to_string());
         FAILURE.with_borrow_mut(|failure| *failure = Some(placed));
     }
     Ok(JsValue::undefined())
+}
+
+/// The engine's words for an error, with the places in the script and none of the prelude's.
+fn place(text: &str) -> String {
+    let mut lines = text.lines();
+    let message = lines.next().unwrap_or_default();
+    let message = message.split(" (unknown at ").next().unwrap_or(message);
+    let frames: Vec<&str> = lines
+        .map(str::trim)
+        .filter(|frame| frame.contains("(script:"))
+        .collect();
+    match frames.as_slice() {
+        [] => message.to_owned(),
+        frames => format!("{message} {}", frames.join(", ")),
+    }
 }
 
 /// At once, so that a script that is ended in the middle has not spoken in vain.

@@ -67,8 +67,7 @@
       send(JSON.stringify(request));
     });
   }
-  function settle(text) {
-    const answer = JSON.parse(text);
+  function settle(answer) {
     const promise = waiting.get(answer.id);
     waiting.delete(answer.id);
     if (answer.error !== undefined) {
@@ -92,8 +91,7 @@
   console.log = console.info;
 
   let outcome = null;
-  function start(text) {
-    const input = JSON.parse(text);
+  function start(input) {
     if (typeof global.deliver !== "function") {
       outcome = { missing: true };
       return;
@@ -129,5 +127,6 @@
     Object.defineProperty(global, name, { value, writable: true, configurable: true });
   }
   // For the gateway's side; a script that meddles with it harms itself only.
-  return { start, settle, outcome: () => JSON.stringify(outcome) };
+  const forget = () => { delete global.deliver; outcome = null; };
+  return { start, settle, outcome: () => outcome, forget };
 })

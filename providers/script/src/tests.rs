@@ -221,3 +221,12 @@ fn a_prepared_engine_does_the_same() {
     let receipt = returned("async function deliver(e) { return {summary: e.payload.title}; }");
     assert_eq!(receipt.summary, "Disk full");
 }
+
+#[test]
+fn an_engine_that_was_prepared_is_as_good_as_a_new_one() {
+    engine::prepare();
+    let receipt = returned(
+        "const before = Object.keys(globalThis).join() + typeof globalThis.deliver; globalThis.deliver = (event) => ({summary: before + event.payload.n});",
+    );
+    assert_eq!(receipt.summary, "undefined3");
+}

@@ -6,10 +6,12 @@
 //! failures are tried again by the subscription's schedule, as receivers answer 4xx during
 //! deployments too; 410 is final, and the gateway switches the subscription off.
 
+mod cloud_events;
 mod config;
 #[cfg(test)]
 mod tests;
 
+use std::cell::LazyCell;
 use std::time::Duration;
 
 use hookport_sdk::base64::Engine as _;
@@ -19,7 +21,11 @@ use hookport_sdk::serde_json::{Value, json, value::RawValue};
 use hookport_sdk::template::Templates;
 use hookport_sdk::{KeyEncoding, serde};
 
-pub use config::{Auth, Config, ContentType, Header, Method};
+use crate::cloud_events::Attributes;
+pub use config::{Auth, Config, ContentType, Envelope, FollowUp, Header, Method};
+
+const JSON: &str = "application/json";
+const FORM: &str = "application/x-www-form-urlencoded";
 
 /// Longest external id taken from an answer.
 const EXTERNAL_ID_BYTES_MAX: usize = 512;
@@ -64,14 +70,21 @@ impl Provider for Webhook {
     fn deliver(ctx: &Context, delivery: &Delivery<Self>) -> Result<Receipt, DeliveryError> {
         let config = &delivery.config;
         let rendered = Rendered::new(delivery)?;
-        let mut request = Request::new(config.method.as_str(), rendered.url)
-            .header("content-type", config.content_type.media_type())
-            .header(
-                "user-agent",
-                concat!("hookport-webhook/", env!("CARGO_PKG_VERSION")),
-            );
-        for (name, value) in standard_headers(ctx, delivery, &rendered.body)? {
+        let mut request = Request::new(rendered.method.as_str(), rendered.url).header(
+            "user-agent",
+            concat!("hookport-webhook/", env!("CARGO_PKG_VERSION")),
+        );
+        if rendered.body.is_some() {
+            request = request.header("content-type", rendered.media_type);
+        }
+        let signed = rendered.body.as_deref().unwrap_or_default();
+        for (name, value) in standard_headers(ctx, delivery, signed)? {
             request = request.header(name, value);
+        }
+        if config.envelope == Envelope::CloudEventsBinary {
+            for (name, value) in Attributes::of(delivery).headers() {
+                request = request.header(name, value);
+            }
         }
         // A header of the admin's own takes the place of ours: two of a kind would confuse.
         request.headers.retain(|(name, _)| {
@@ -89,7 +102,9 @@ impl Provider for Webhook {
             Auth::Basic { username, password } => request.basic(username.as_str(), password),
             Auth::Header { name, value } => request.header(name.as_str(), value),
         };
-        request.body = hookport_sdk::Body::Bytes(rendered.body.into_bytes());
+        if let Some(body) = rendered.body {
+            request.body = hookport_sdk::Body::Bytes(body.into_bytes());
+        }
         request.timeout = config.timeout_ms.map(|ms| Duration::from_millis(ms.into()));
         let response = ctx.send(request)?;
         conclude(ctx, config, &response)
@@ -98,60 +113,119 @@ impl Provider for Webhook {
 
 hookport_sdk::export!(Webhook, id: "webhook");
 
-/// URL and body of this delivery.
+/// What this delivery sends, before credentials.
 struct Rendered {
+    method: Method,
     url: String,
-    body: String,
+    media_type: &'static str,
+    /// `None`: the request has no body.
+    body: Option<String>,
 }
 
 impl Rendered {
     fn new(delivery: &Delivery<Webhook>) -> Result<Self, DeliveryError> {
         let config = &delivery.config;
-        let url_is_template = config.url.contains("{{") || config.url.contains("{%");
+        let follow_up = config
+            .follow_up
+            .as_ref()
+            .filter(|_| delivery.event.external_id.is_some());
+        let method = follow_up
+            .and_then(|own| own.method)
+            .unwrap_or(config.method);
+        let url = follow_up
+            .and_then(|own| own.url.as_deref())
+            .unwrap_or(&config.url);
+        let template = follow_up
+            .and_then(|own| own.body_template.as_deref())
+            .or(config.body_template.as_deref());
+        let url_is_template = url.contains("{{") || url.contains("{%");
         // Without a template the payload is passed on as it came, never parsed.
-        if !url_is_template
-            && config.body_template.is_none()
-            && config.content_type == ContentType::Json
-        {
-            return Ok(Self {
-                url: config.url.clone(),
-                body: envelope(delivery)?,
-            });
-        }
-        let templates = Templates::new(delivery)?;
+        let templates = LazyCell::new(|| Templates::new(delivery));
+        let templates = || (*templates).as_ref().map_err(DeliveryError::clone);
         let url = if url_is_template {
-            templates.text("url", &config.url)?
+            templates()?.url("url", url)?
         } else {
-            config.url.clone()
+            url.to_owned()
         };
-        let body = match (&config.body_template, config.content_type) {
-            (None, ContentType::Json) => envelope(delivery)?,
-            (Some(template), ContentType::Json) => {
-                templates.json("bodyTemplate", template)?.to_string()
+        let template = match template {
+            None => None,
+            Some(_) if method == Method::Get => {
+                return Err(DeliveryError::permanent(
+                    "bodyTemplate: a GET has no body; write values into the URL, or take POST",
+                ));
             }
-            (Some(template), ContentType::Form) => {
-                form(&templates.json("bodyTemplate", template)?)?
-            }
-            (None, ContentType::Form) => form(&delivery.event.payload()?)?,
+            Some(template) => Some(templates()?.json("bodyTemplate", template)?),
         };
-        Ok(Self { url, body })
+        let (media_type, body) = match method {
+            Method::Get => (JSON, None),
+            Method::Delete if template.is_none() => (JSON, None),
+            _ => {
+                let (media_type, body) = body(delivery, template)?;
+                (media_type, Some(body))
+            }
+        };
+        if body.is_none() && config.envelope != Envelope::Standard {
+            return Err(DeliveryError::permanent(
+                "envelope: CloudEvents are sent with methods that have a body, such as POST",
+            ));
+        }
+        Ok(Self {
+            method,
+            url,
+            media_type,
+            body,
+        })
+    }
+}
+
+/// The body and its media type; `own` is what the body template gave.
+fn body(
+    delivery: &Delivery<Webhook>,
+    own: Option<Value>,
+) -> Result<(&'static str, String), DeliveryError> {
+    let config = &delivery.config;
+    match (config.envelope, config.content_type, own) {
+        (Envelope::Standard, ContentType::Json, None) => Ok((JSON, standard(delivery)?)),
+        (Envelope::Standard, ContentType::Json, Some(own)) => Ok((JSON, own.to_string())),
+        (Envelope::Standard, ContentType::Form, own) => {
+            let fields = own.map_or_else(|| delivery.event.payload(), Ok)?;
+            Ok((FORM, form(&fields)?))
+        }
+        (_, ContentType::Form, _) => Err(DeliveryError::permanent(
+            "contentType: the data of CloudEvents is sent as JSON; take \"json\", or the standard envelope",
+        )),
+        (Envelope::CloudEventsBinary, _, own) => Ok((
+            JSON,
+            own.map_or_else(
+                || delivery.event.payload_json.clone(),
+                |own| own.to_string(),
+            ),
+        )),
+        (Envelope::CloudEventsStructured, _, own) => {
+            let own = own.map(|own| own.to_string());
+            let data = own.as_deref().unwrap_or(&delivery.event.payload_json);
+            Ok((
+                cloud_events::STRUCTURED,
+                Attributes::of(delivery).around(data)?,
+            ))
+        }
     }
 }
 
 #[derive(serde::Serialize)]
 #[serde(crate = "hookport_sdk::serde")]
-struct Envelope<'a> {
+struct Standard<'a> {
     id: &'a str,
     r#type: &'a str,
     timestamp: &'a str,
     data: &'a RawValue,
 }
 
-fn envelope(delivery: &Delivery<Webhook>) -> Result<String, DeliveryError> {
+fn standard(delivery: &Delivery<Webhook>) -> Result<String, DeliveryError> {
     let event = &delivery.event;
     let data: &RawValue = hookport_sdk::serde_json::from_str(&event.payload_json)
         .map_err(|error| DeliveryError::permanent(format!("the payload is not JSON: {error}")))?;
-    hookport_sdk::serde_json::to_string(&Envelope {
+    hookport_sdk::serde_json::to_string(&Standard {
         id: &event.id,
         r#type: &event.event_type,
         timestamp: &event.timestamp,

@@ -253,3 +253,131 @@ fn a_later_attempt_keeps_the_idempotency_key() {
     );
     assert_eq!(requests[1].header("hookport-attempt"), Some("2"));
 }
+
+fn follow_up(config: &Value) -> hookport_sdk::testing::SentRequest {
+    let host = TestHost::new().respond(200, "");
+    let event = event().follow_up("incident-7", Some("T 1"));
+    host.deliver::<Webhook>(config, None, &event)
+        .expect("delivered");
+    host.requests().remove(0)
+}
+
+#[test]
+fn a_get_and_a_delete_have_no_body() {
+    for method in ["GET", "DELETE"] {
+        let host = TestHost::new().respond(200, "");
+        let config =
+            json!({"url": "https://example.com/{{ payload.incident.id }}", "method": method});
+        deliver(&host, &config).expect("delivered");
+        let request = &host.requests()[0];
+        assert_eq!(
+            (request.method.as_str(), request.url.as_str()),
+            (method, "https://example.com/7")
+        );
+        assert!(request.body.is_empty());
+        assert_eq!(request.header("content-type"), None);
+        assert!(request.header("webhook-id").is_some());
+    }
+    let template = json!({"url": URL, "method": "DELETE", "bodyTemplate": "{\"id\": 1}"});
+    let host = TestHost::new().respond(200, "");
+    deliver(&host, &template).expect("delivered");
+    assert_eq!(host.requests()[0].json(), json!({"id": 1}));
+    for changes in [
+        json!({"url": URL, "method": "GET", "bodyTemplate": "{}"}),
+        json!({"url": URL, "method": "GET", "envelope": "cloudEventsBinary"}),
+        json!({"url": URL, "method": "DELETE", "envelope": "cloudEventsStructured"}),
+        json!({"url": URL, "contentType": "form", "envelope": "cloudEventsStructured"}),
+    ] {
+        let host = TestHost::new();
+        let error = deliver(&host, &changes).expect_err("refused");
+        assert_eq!(error.retry, Retry::Never, "{error}");
+        assert!(host.requests().is_empty());
+    }
+}
+
+#[test]
+fn cloud_events_in_binary_mode() {
+    let config =
+        json!({"url": URL, "envelope": "cloudEventsBinary", "cloudEventsSource": "/hookport/köln"});
+    let request = follow_up(&config);
+    for (name, value) in [
+        ("ce-specversion", "1.0"),
+        ("ce-id", "evt_01HK0000000000000000000000"),
+        ("ce-source", "/hookport/k%C3%B6ln"),
+        ("ce-type", "incident.created"),
+        ("ce-time", "2024-01-01T00:00:00.000Z"),
+        ("ce-subject", "incident-7"),
+        ("content-type", "application/json"),
+    ] {
+        assert_eq!(request.header(name), Some(value), "{name}");
+    }
+    assert_eq!(
+        request.json(),
+        json!({"incident": {"id": 7, "title": "Disk full"}})
+    );
+}
+
+#[test]
+fn cloud_events_in_structured_mode() {
+    let host = TestHost::new().respond(200, "");
+    let config = json!({
+        "url": URL, "envelope": "cloudEventsStructured", "bodyTemplate": "{\"t\": \"{{ payload.incident.title }}\"}",
+    });
+    deliver(&host, &config).expect("delivered");
+    let request = &host.requests()[0];
+    assert_eq!(
+        request.header("content-type"),
+        Some("application/cloudevents+json; charset=UTF-8")
+    );
+    assert_eq!(request.header("ce-id"), None);
+    assert_eq!(
+        request.json(),
+        json!({
+            "specversion": "1.0",
+            "id": "evt_01HK0000000000000000000000",
+            "source": "/hookport",
+            "type": "incident.created",
+            "time": "2024-01-01T00:00:00.000Z",
+            "datacontenttype": "application/json",
+            "data": {"t": "Disk full"},
+        })
+    );
+}
+
+#[test]
+fn a_follow_up_goes_where_it_is_told() {
+    let config = json!({
+        "url": URL,
+        "followUp": {
+            "method": "PUT", "url": "https://example.com/in/{{ delivery.externalId | urlencode }}",
+            "bodyTemplate": "{\"id\": \"{{ delivery.externalId }}\"}",
+        },
+    });
+    let request = follow_up(&config);
+    assert_eq!(
+        (request.method.as_str(), request.url.as_str()),
+        ("PUT", "https://example.com/in/T%201")
+    );
+    assert_eq!(request.json(), json!({"id": "T 1"}));
+    let host = TestHost::new().respond(200, "");
+    deliver(&host, &config).expect("delivered");
+    assert_eq!(
+        (
+            host.requests()[0].method.as_str(),
+            host.requests()[0].url.as_str()
+        ),
+        ("POST", URL)
+    );
+}
+
+#[test]
+fn a_value_cannot_leave_its_place_in_the_url() {
+    let host = TestHost::new();
+    let config = json!({"url": "https://example.com/in/{{ payload.name }}"});
+    let event = event().payload(&json!({"name": "../admin"}));
+    let error = host
+        .deliver::<Webhook>(&config, None, &event)
+        .expect_err("refused");
+    assert_eq!(error.retry, Retry::Never);
+    assert!(error.message.starts_with("url: "), "{error}");
+}

@@ -19,6 +19,7 @@ mod programs;
 mod providers;
 mod retry;
 mod routing;
+mod script;
 mod secrets;
 mod slack;
 mod sources;
