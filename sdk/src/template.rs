@@ -5,6 +5,7 @@
 //! loops without end is reported instead of running into the sandbox's CPU limit.
 
 pub mod escape;
+mod undefined;
 mod url;
 
 use std::cell::OnceCell;
@@ -242,7 +243,16 @@ impl Templates {
                 let detail = error
                     .detail()
                     .map_or(String::new(), |detail| format!(": {detail}"));
-                DeliveryError::permanent(format!("{field}: {}{line}{detail}", error.kind()))
+                let missing = match error.kind() {
+                    ErrorKind::UndefinedError => {
+                        undefined::missing(context, self.environment(template), template)
+                    }
+                    _ => String::new(),
+                };
+                DeliveryError::permanent(format!(
+                    "{field}: {}{line}{detail}{missing}",
+                    error.kind()
+                ))
             })
     }
 
@@ -393,8 +403,14 @@ mod tests {
     #[test]
     fn what_is_undefined_is_named_by_field_and_line() {
         let message = error(json!({"template": "a\nb {{ payload.titel }}"}));
+        assert_eq!(
+            message,
+            "bodyTemplate: undefined value in line 2: there is no payload.titel; did you mean payload.title?"
+        );
+        let message = error(json!({"template": "{{ payload.count.of.it }} {{ evnt.id }}"}));
         assert!(
-            message.starts_with("bodyTemplate: undefined value in line 2"),
+            message
+                .ends_with("there is no evnt; did you mean event?; there is no payload.count.of"),
             "{message}"
         );
         let message = error(json!({"template": "{% if %}"}));

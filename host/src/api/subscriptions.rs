@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 
 use super::Shared;
 use super::auth::{Administer, Operate, Read};
-use super::error::{ApiError, Problem};
+use super::error::{ApiError, FieldProblem, Problem};
 use super::extract::{Body, Id};
 use super::flow::{CircuitBreakerView, CircuitView, Circuits, RateLimitView, flow};
 use super::page::{Items, PageParams, Query};
@@ -24,6 +24,7 @@ use crate::domain::provider::{Descriptor, ProviderId, VersionedSchema};
 use crate::domain::retry::RetryPolicy;
 use crate::domain::schema;
 use crate::domain::subscription::{SealedDocument, Subscription};
+use crate::domain::templates::{self, Finding};
 use crate::vault::document::redact;
 
 pub(super) const NAME_BYTES_MAX: usize = 200;
@@ -110,6 +111,9 @@ pub(super) struct SubscriptionView {
     concurrency: Option<u32>,
     circuit_breaker: CircuitBreakerView,
     circuit: CircuitView,
+    /// What templates name and event types do not describe. Not in listings.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    template_warnings: Option<Vec<FieldProblem>>,
     created_at: String,
     updated_at: String,
 }
@@ -140,9 +144,41 @@ impl SubscriptionView {
             concurrency: subscription.flow.concurrency,
             circuit_breaker: subscription.flow.circuit.into(),
             circuit: circuits.of(subscription.id),
+            template_warnings: None,
             created_at: rfc3339(subscription.created_at),
             updated_at: rfc3339(subscription.updated_at),
         }
+    }
+
+    fn with_warnings(mut self, api: &Shared, snapshot: &Snapshot, of: &Subscription) -> Self {
+        let descriptor = api.providers.descriptor(&of.provider);
+        let findings = descriptor.map_or_else(Vec::new, |descriptor| {
+            findings(snapshot, of, &descriptor.config.schema)
+        });
+        self.template_warnings = Some(findings.into_iter().map(problem).collect());
+        self
+    }
+}
+
+/// What is to be said about the templates of a subscription.
+fn findings(snapshot: &Snapshot, subscription: &Subscription, schema: &Value) -> Vec<Finding> {
+    let mut payloads = Vec::new();
+    if subscription.transform.is_some() {
+        // The payload is what the transform makes of it.
+        payloads.push(None);
+    }
+    for (name, registered) in &snapshot.event_types {
+        if subscription.events.matches(name) {
+            payloads.push(registered.event_type.payload_schema.as_ref());
+        }
+    }
+    templates::check(schema, &subscription.config.json, &payloads)
+}
+
+fn problem(finding: Finding) -> FieldProblem {
+    FieldProblem {
+        field: format!("/config{}", finding.pointer),
+        message: finding.message,
     }
 }
 
@@ -237,7 +273,7 @@ pub(super) fn subscription(
         kept.map(|previous| &previous.config),
     )?;
     let now = api.clock.now();
-    Ok(Subscription {
+    let made = Subscription {
         id,
         name: input.name,
         events,
@@ -258,7 +294,16 @@ pub(super) fn subscription(
         flow,
         created_at: previous.map_or(now, |previous| previous.created_at),
         updated_at: now,
-    })
+    };
+    let wrong: Vec<_> = findings(snapshot, &made, &descriptor.config.schema)
+        .into_iter()
+        .filter(|finding| finding.is_error)
+        .map(problem)
+        .collect();
+    if !wrong.is_empty() {
+        return Err(ApiError::fields(wrong));
+    }
+    Ok(made)
 }
 
 /// Checks the programs of an input, in the sandbox.
@@ -342,7 +387,11 @@ async fn store(
     edit: Edit<'_>,
     subscription: Subscription,
 ) -> Result<Json<SubscriptionView>, ApiError> {
-    let view = SubscriptionView::new(&subscription, &Circuits::closed());
+    let view = SubscriptionView::new(&subscription, &Circuits::closed()).with_warnings(
+        api,
+        &edit.snapshot,
+        &subscription,
+    );
     api.store.put_subscription(subscription).await?;
     edit.done().await?;
     // Deliveries that waited for this may go.
@@ -398,9 +447,11 @@ pub(super) async fn get(
     _: Read,
     Id(id): Id<SubscriptionId>,
 ) -> Result<Json<SubscriptionView>, ApiError> {
-    let subscription = find(&api.snapshots.current(), id)?;
+    let snapshot = api.snapshots.current();
+    let subscription = find(&snapshot, id)?;
     let circuits = Circuits::now(&api).await?;
-    Ok(Json(SubscriptionView::new(&subscription, &circuits)))
+    let view = SubscriptionView::new(&subscription, &circuits);
+    Ok(Json(view.with_warnings(&api, &snapshot, &subscription)))
 }
 
 /// Replace a subscription

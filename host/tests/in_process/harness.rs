@@ -146,6 +146,7 @@ impl FakeProviders {
             "properties": {
                 "url": {"type": "string"},
                 "priority": {"type": "integer"},
+                "text": {"type": "string", "x-template": true},
                 "token": {"type": "string", "x-secret": true},
                 "auth": {"type": "object", "properties": {"password": {"type": "string", "x-secret": true}}},
             },

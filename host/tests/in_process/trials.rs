@@ -245,3 +245,62 @@ async fn a_test_event_reaches_its_subscription_alone() {
         .problem(409, "conflict");
     working.stop().await;
 }
+
+#[tokio::test]
+async fn templates_are_checked_against_what_the_event_types_describe() {
+    let gateway = Gateway::start().await;
+    let schema = |closed: bool| {
+        json!({"payloadSchema": {"type": "object", "additionalProperties": !closed, "properties": {
+            "incident": {"type": "object", "properties": {"title": {"type": "string"}}},
+        }}})
+    };
+    for (name, closed) in [("incident.created", true), ("incident.updated", false)] {
+        let path = format!("/event-types/{name}");
+        gateway.put(&path, &schema(closed)).await.expect(201);
+    }
+    let with = |text: &str| {
+        let mut subscription = crate::harness::subscription();
+        subscription["config"]["text"] = text.into();
+        subscription
+    };
+    let refused = gateway
+        .post("/subscriptions", &with("{{ payload.incidnet.title }}"))
+        .await
+        .expect(400);
+    assert_eq!(refused["errors"][0]["field"], "/config/text");
+    assert_eq!(
+        refused["errors"][0]["message"],
+        "payload.incidnet.title: there is no payload.incidnet; did you mean payload.incident?"
+    );
+    gateway
+        .post("/subscriptions", &with("{{ payload.incident.title"))
+        .await
+        .expect(400);
+
+    // The schema of the incident says nothing against a titel.
+    let made = gateway
+        .post("/subscriptions", &with("{{ payload.incident.titel }}"))
+        .await
+        .expect(201);
+    let warning = &made["templateWarnings"][0];
+    assert_eq!(warning["field"], "/config/text");
+    let path = format!("/subscriptions/{}", made["id"].as_str().expect("an id"));
+    let shown = gateway.get(&path).await.expect(200);
+    assert_eq!(shown["templateWarnings"], made["templateWarnings"]);
+    let mended = gateway
+        .put(&path, &with("{{ payload.incident.title }}"))
+        .await
+        .expect(200);
+    assert_eq!(mended["templateWarnings"], json!([]));
+
+    // One type that may have it is enough, and a transform makes payloads of its own.
+    let mut all = with("{{ payload.incidnet.title }}");
+    all["events"] = "incident.*".into();
+    gateway.post("/subscriptions", &all).await.expect(201);
+    let mut transformed = with("{{ payload.incidnet.title }}");
+    transformed["transform"] = "wrap".into();
+    gateway
+        .post("/subscriptions", &transformed)
+        .await
+        .expect(201);
+}

@@ -34,12 +34,12 @@ pub struct Config {
     /// Template of the message text in Slack's mrkdwn. Beside blocks it is what notifications and
     /// screen readers show. Without either, the message names the event and shows its payload.
     #[serde(default)]
-    #[schemars(title = "Text")]
+    #[schemars(title = "Text", extend("x-template" = true))]
     pub text_template: Option<String>,
     /// Template of the layout: Block Kit as JSON, an array of blocks or what Block Kit Builder
     /// gives. Each string in it is a template.
     #[serde(default)]
-    #[schemars(title = "Blocks")]
+    #[schemars(title = "Blocks", extend("x-template" = true))]
     pub blocks_template: Option<String>,
     /// What becomes of later events of the same correlation key. All but "new" need a bot token.
     #[serde(default)]
