@@ -15,7 +15,9 @@ use tokio::task::JoinHandle;
 
 use crate::api::{self, Api, HealthCheck, new_key};
 use crate::config::Config;
-use crate::dispatch::{Accepter, Ids, Programs, Snapshots, Worker, WorkerConfig, operational};
+use crate::dispatch::{
+    Accepter, Ids, Programs, Snapshots, StoredDocuments, Worker, WorkerConfig, operational,
+};
 use crate::domain::clock::{Clock, Timestamp};
 use crate::domain::id::KeyId;
 use crate::domain::key::{ApiKey, Role};
@@ -25,7 +27,7 @@ use crate::ingress::Ingress;
 use crate::ingress::limiter::Limiter;
 use crate::plugin::compile_child::{CompileLimits, Compiler};
 use crate::plugin::engine::{Sandbox, SandboxConfig};
-use crate::plugin::registry::{Registry, RegistryConfig, RegistryEvent};
+use crate::plugin::registry::{Documents, Registry, RegistryConfig, RegistryEvent};
 use crate::queue::embedded::EmbeddedQueue;
 use crate::store::CatalogStore;
 use crate::store::sqlite::SqliteStore;
@@ -143,8 +145,14 @@ impl Gateway {
             );
         }
 
-        let registry = registry(&config, store.clone(), clock.clone()).await?;
         let snapshots = Arc::new(Snapshots::load(store.clone()).await?);
+        let documents = Arc::new(StoredDocuments {
+            store: store.clone(),
+            snapshots: snapshots.clone(),
+            vault: vault.clone(),
+            clock: clock.clone(),
+        });
+        let registry = registry(&config, store.clone(), documents, clock.clone()).await?;
         let queue = Arc::new(EmbeddedQueue::new(
             store.clone(),
             clock.clone(),
@@ -238,6 +246,7 @@ impl Gateway {
 async fn registry(
     config: &Config,
     store: Arc<dyn CatalogStore>,
+    documents: Arc<dyn Documents>,
     clock: Arc<dyn Clock>,
 ) -> anyhow::Result<Arc<Registry>> {
     let directory = config.providers_dir.clone();
@@ -258,7 +267,8 @@ async fn registry(
         provider_limits,
         ..RegistryConfig::new(directory, compiler)
     };
-    let registry = Registry::start(registry_config, sandbox(config)?, store, clock).await?;
+    let registry =
+        Registry::start(registry_config, sandbox(config)?, store, documents, clock).await?;
     Ok(Arc::new(registry))
 }
 

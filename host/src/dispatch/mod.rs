@@ -4,6 +4,7 @@
 
 pub mod accept;
 mod gates;
+pub mod migration;
 pub mod open_source;
 pub mod programs;
 mod report;
@@ -18,6 +19,7 @@ use crate::domain::event::EventTypeName;
 use crate::domain::id::IdGenerator;
 
 pub use accept::{AcceptError, Accepter, Emit, EmittedBy};
+pub use migration::StoredDocuments;
 pub use open_source::OpenSource;
 pub use programs::Programs;
 pub use snapshot::{Edit, Snapshot, Snapshots};

@@ -31,6 +31,8 @@ use crate::vault::Vault;
 
 /// After an error of the queue.
 const ERROR_PAUSE: Duration = Duration::from_millis(500);
+/// While documents of another version than the provider's are migrated; costs no attempt.
+const OUTDATED_WAIT: Duration = Duration::from_secs(2);
 /// "Gone" (RFC 9110, section 15.5.11): the receiver wants no more.
 const GONE: u16 = 410;
 
@@ -202,6 +204,10 @@ impl Worker {
     ) {
         let started_at = self.clock.now();
         let report = match self.prepared(snapshot, route, &leased).await {
+            Ok(Some(call)) if !self.providers.takes(&leased.provider, &call) => {
+                let at = started_at.plus(OUTDATED_WAIT);
+                return self.settle(&leased, None, Transition::RetryAt(at)).await;
+            }
             Ok(Some(call)) => self.deliver(&leased.provider, call).await,
             Ok(None) => {
                 self.settle(&leased, None, Transition::Filtered).await;

@@ -245,14 +245,9 @@ pub trait Providers: Send + Sync + 'static {
     /// Entries of a dropdown.
     async fn options(&self, id: &ProviderId, call: OptionsCall) -> CallReport<Vec<SelectOption>>;
 
-    /// Brings a document up to the current schema version; handles of secrets move with their
-    /// fields.
-    async fn migrate(
-        &self,
-        id: &ProviderId,
-        kind: DocumentKind,
-        document: GuestDocument,
-    ) -> CallReport<serde_json::Value>;
+    /// Whether the component that answers takes documents of these versions. Older ones it is
+    /// given time to migrate: they are those of an edit that was under way while it took over.
+    fn takes(&self, id: &ProviderId, call: &DeliverCall) -> bool;
 
     /// Replaces what is granted; a candidate that waited for it is then loaded.
     async fn grant(&self, id: &ProviderId, grant: Grant) -> Result<ProviderReport, GrantError>;

@@ -19,7 +19,7 @@ use crate::domain::id::{
 use crate::domain::key::ApiKey;
 use crate::domain::provider::{Grant, Permissions, ProviderId};
 use crate::domain::source::Source;
-use crate::domain::subscription::{Connection, Subscription};
+use crate::domain::subscription::{Connection, SealedDocument, Subscription};
 
 #[cfg(test)]
 pub mod conformance;
@@ -182,6 +182,19 @@ pub struct Catalog {
     pub sources: Vec<Source>,
     /// All API keys that are not revoked.
     pub keys: Vec<ApiKey>,
+}
+
+/// Documents brought to another schema version.
+#[derive(Clone, Debug)]
+pub struct DocumentChanges {
+    /// Of the catalogue that they were made from.
+    pub epoch: CatalogEpoch,
+    /// When.
+    pub at: Timestamp,
+    /// Configs.
+    pub subscriptions: Vec<(SubscriptionId, SealedDocument)>,
+    /// Connections' documents.
+    pub connections: Vec<(ConnectionId, SealedDocument)>,
 }
 
 /// The permissions of a provider on record.
@@ -385,6 +398,13 @@ pub trait CatalogStore: Send + Sync + 'static {
     /// # Errors
     /// `Unavailable`.
     async fn delete_source(&self, id: SourceId) -> Result<bool>;
+
+    /// Replaces documents in one transaction, unless the catalogue has another epoch by now
+    /// (then false, and nothing is changed). Nothing else of a subscription changes.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    async fn replace_documents(&self, changes: DocumentChanges) -> Result<bool>;
 
     /// All grants on record.
     ///

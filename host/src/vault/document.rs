@@ -215,10 +215,7 @@ impl Vault {
         kind: DocumentKind,
         document: &SealedDocument,
     ) -> Result<GuestDocument, VaultError> {
-        let kind = match kind {
-            DocumentKind::Config => "config",
-            DocumentKind::Connection => "connection",
-        };
+        let kind = prefix(kind);
         let mut secrets: HashMap<String, Zeroizing<String>> = HashMap::new();
         let mut fields = HashMap::new();
         let mut json = document.json.clone();
@@ -240,6 +237,55 @@ impl Vault {
             secrets: Arc::new(SecretSet::new(secrets)),
             fields: Arc::new(fields),
         })
+    }
+}
+
+/// Secrets of a document that a component migrated.
+impl Vault {
+    /// What `migrate-config` made of `before`, with the secrets in plain text where their handles
+    /// stand, to be validated and sealed.
+    ///
+    /// # Errors
+    /// With the place: a handle that `before` does not have, or that stands where `schema` marks
+    /// no secret; something that only the gateway writes; a secret that cannot be opened.
+    pub fn resolve_handles(
+        &self,
+        row: &str,
+        kind: DocumentKind,
+        schema: &Value,
+        before: &SealedDocument,
+        mut migrated: Value,
+    ) -> Result<Value, String> {
+        let prefix = format!("{}#", prefix(kind));
+        walk(&mut migrated, &mut String::new(), &mut |pointer, value| {
+            if marker(value, SEALED).is_some() {
+                return Err(format!("{pointer}: only the gateway writes {SEALED}"));
+            }
+            let Some(handle) = marker(value, SECRET) else {
+                return Ok(false);
+            };
+            if !secret_at(schema, pointer) {
+                return Err(format!(
+                    "{pointer}: a secret was put where the new schema has no x-secret"
+                ));
+            }
+            let old = handle.strip_prefix(&prefix);
+            let sealed =
+                old.and_then(|old| Some((old, marker(before.json.pointer(old)?, SEALED)?)));
+            let (old, sealed) =
+                sealed.ok_or_else(|| format!("{pointer}: there is no secret {handle:?}"))?;
+            let plain = self.open(row, old, sealed);
+            *value = Value::from(plain.map_err(|error| error.to_string())?.as_str());
+            Ok(true)
+        })?;
+        Ok(migrated)
+    }
+}
+
+fn prefix(kind: DocumentKind) -> &'static str {
+    match kind {
+        DocumentKind::Config => "config",
+        DocumentKind::Connection => "connection",
     }
 }
 
@@ -307,7 +353,7 @@ mod tests {
     }
 
     fn input() -> Value {
-        json!({"url": "https://x.test/", "auth": {"type": "bearer", "token": "t0ken"}, "keys": ["k1", "k2"], "signingSecret": "sig"})
+        json!({"url": "https://x.test/", "auth": {"type": "bearer", "token": "t0~ken"}, "keys": ["k~1", "k~2"], "signingSecret": "sig"})
     }
 
     #[test]
@@ -315,7 +361,7 @@ mod tests {
         let vault = vault();
         let sealed = vault.seal_document(ROW, &schema(), 1, input());
         let stored = sealed.json.to_string();
-        for secret in ["t0ken", "k1", "k2", "\"sig\""] {
+        for secret in ["t0~ken", "k~1", "k~2", "\"sig\""] {
             assert!(!stored.contains(secret), "{stored}");
         }
         let shown = redact(&sealed);
@@ -338,7 +384,7 @@ mod tests {
                 .get("config#/auth/token")
                 .expect("secret")
                 .as_str(),
-            "t0ken"
+            "t0~ken"
         );
         assert_eq!(
             guest.fields.get("url").map(String::as_str),
@@ -357,7 +403,7 @@ mod tests {
         let merged = vault
             .merge(ROW, &schema(), update, Some(&sealed))
             .expect("merges");
-        assert_eq!(merged["auth"]["token"], "t0ken");
+        assert_eq!(merged["auth"]["token"], "t0~ken");
         assert_eq!(merged["signingSecret"], "new");
         assert_eq!(merged["url"], "https://y.test/");
     }

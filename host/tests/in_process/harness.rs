@@ -25,8 +25,8 @@ use hookport::ingress::limiter::Limiter;
 use hookport::plugin::source::{Normalized, Sources, Webhook};
 use hookport::plugin::transform::Languages;
 use hookport::plugin::{
-    CallFailure, CallReport, DeliverCall, DocumentKind, GrantError, GuestDocument, OptionsCall,
-    Providers, Receipt, SelectOption,
+    CallFailure, CallReport, DeliverCall, GrantError, GuestDocument, OptionsCall, Providers,
+    Receipt, SelectOption,
 };
 use hookport::queue::Queue;
 use hookport::queue::embedded::EmbeddedQueue;
@@ -334,13 +334,8 @@ impl Providers for FakeProviders {
         }
     }
 
-    async fn migrate(
-        &self,
-        _: &ProviderId,
-        _: DocumentKind,
-        _: GuestDocument,
-    ) -> CallReport<Value> {
-        CallReport::failed(CallFailure::Unavailable("nothing to migrate".to_owned()))
+    fn takes(&self, _: &ProviderId, _: &DeliverCall) -> bool {
+        true
     }
 
     async fn grant(&self, id: &ProviderId, grant: Grant) -> Result<ProviderReport, GrantError> {

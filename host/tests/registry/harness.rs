@@ -17,9 +17,11 @@ use hookport::egress::Egress;
 use hookport::egress::client::EgressConfig;
 use hookport::plugin::compile_child::{CompileLimits, Compiler, SUBCOMMAND};
 use hookport::plugin::engine::{Sandbox, SandboxConfig};
-use hookport::plugin::registry::{Registry, RegistryConfig};
+use hookport::plugin::registry::{Documents, MigrationError, Migrator, Registry, RegistryConfig};
 use hookport::plugin::{DeliverCall, GrantError, GuestDocument, Providers};
-use hookport::store::{Catalog, CatalogEpoch, CatalogStore, GrantRecord, Result, StoreError};
+use hookport::store::{
+    Catalog, CatalogEpoch, CatalogStore, DocumentChanges, GrantRecord, Result, StoreError,
+};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -455,7 +457,8 @@ async fn open(
         ..RegistryConfig::new(home.join("providers"), compiler)
     };
     let clock = Arc::new(SystemClock);
-    let registry = Registry::start(config, sandbox.clone(), store.clone(), clock).await;
+    let documents = Arc::new(NoDocuments);
+    let registry = Registry::start(config, sandbox.clone(), store.clone(), documents, clock).await;
     Arc::new(registry.expect("starts"))
 }
 
@@ -509,6 +512,24 @@ impl GatedServer {
 
     pub fn open(&self) {
         self.gate.add_permits(1_000);
+    }
+}
+
+/// Nothing is stored.
+struct NoDocuments;
+
+#[async_trait]
+impl Documents for NoDocuments {
+    async fn migrate(
+        &self,
+        _: &hookport::domain::provider::Descriptor,
+        _: &dyn Migrator,
+    ) -> std::result::Result<usize, MigrationError> {
+        Ok(0)
+    }
+
+    async fn mark(&self) -> Option<i64> {
+        Some(0)
     }
 }
 
@@ -577,6 +598,9 @@ impl CatalogStore for MemoryGrants {
         no()
     }
     async fn delete_event_type(&self, _: &EventTypeName) -> Result<bool> {
+        no()
+    }
+    async fn replace_documents(&self, _: DocumentChanges) -> Result<bool> {
         no()
     }
     async fn put_subscription(&self, _: Subscription) -> Result<()> {

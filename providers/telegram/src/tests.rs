@@ -69,7 +69,7 @@ fn other_markup_and_the_default_message() {
     );
     let default = text(json!({"chatId": "1"}));
     assert!(
-        default.starts_with("*incident\\.created at 2024\\-01\\-01T00:00:00\\.000Z*\n```\n{"),
+        default.starts_with("*incident\\.created at 2024\\-01\\-01T00:00:00\\.000Z*\n```\n\\{"),
         "{default}"
     );
 }

@@ -13,6 +13,7 @@ mod hostile_receivers;
 mod idempotency;
 mod jira;
 mod lifecycle;
+mod migration;
 mod operational;
 mod process;
 mod programs;

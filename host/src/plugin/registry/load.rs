@@ -2,7 +2,7 @@
 //! describe.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::Semaphore;
 
@@ -107,6 +107,7 @@ impl Loader {
             digest,
             code,
             descriptor: Arc::new(descriptor),
+            preparation: Mutex::default(),
         })
     }
 

@@ -9,6 +9,7 @@
 
 mod code_cache;
 mod directory;
+mod documents;
 mod grants;
 mod load;
 mod manifest;
@@ -27,10 +28,12 @@ use tokio::sync::{Notify, broadcast};
 use tokio::task::JoinHandle;
 
 pub use code_cache::{CodeCache, CodeCacheError, CodeCacheLimits};
+pub use documents::{Documents, MigrationError, Migrator};
 pub use grants::{FileGrant, GRANTS_FILE, InvalidGrant, parse_file as parse_grants_file};
 pub use load::inspect;
 pub use manifest::Manifest;
 
+use self::documents::Preparation;
 use self::load::Loader;
 use self::state::{Announcement, Look, State};
 use super::compile_child::Compiler;
@@ -38,8 +41,8 @@ use super::component::LoadedComponent;
 use super::engine::Sandbox;
 use super::limits::Limits;
 use super::{
-    CallFailure, CallReport, DeliverCall, DocumentKind, EffectivePermissions, GrantError,
-    GuestDocument, OptionsCall, Providers, Receipt, SelectOption,
+    CallFailure, CallReport, DeliverCall, EffectivePermissions, GrantError, GuestDocument,
+    OptionsCall, Providers, Receipt, SelectOption,
 };
 use crate::domain::clock::Clock;
 use crate::domain::provider::{
@@ -157,6 +160,7 @@ struct Inner {
     config: RegistryConfig,
     sandbox: Arc<Sandbox>,
     store: Arc<dyn CatalogStore>,
+    documents: Arc<dyn Documents>,
     clock: Arc<dyn Clock>,
     loader: Loader,
     state: Mutex<State>,
@@ -191,6 +195,7 @@ impl Registry {
         config: RegistryConfig,
         sandbox: Arc<Sandbox>,
         store: Arc<dyn CatalogStore>,
+        documents: Arc<dyn Documents>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, StartError> {
         let started = Instant::now();
@@ -211,6 +216,7 @@ impl Registry {
             config,
             sandbox,
             store,
+            documents,
             clock,
             wake,
             grant_writes: tokio::sync::Mutex::default(),
@@ -223,7 +229,15 @@ impl Registry {
             }
         }
         inner.lock().release();
-        inner.settle();
+        let prepared = futures_util::future::join_all(inner.settle());
+        if tokio::time::timeout(inner.config.startup_wait, prepared)
+            .await
+            .is_err()
+        {
+            tracing::warn!(
+                "some documents are still being migrated; starting without their providers"
+            );
+        }
         tracing::info!(
             directory = %inner.config.directory.display(),
             serving = inner.serving.load().len(),
@@ -345,6 +359,7 @@ impl Inner {
 
     /// Looks at the directory once and starts loading what is new and stable.
     async fn look(self: &Arc<Self>) -> std::io::Result<Vec<JoinHandle<()>>> {
+        self.reconsider().await;
         let directory = self.config.directory.clone();
         let seen_grants = self.lock().grants_signature();
         let (found, grants) = tokio::task::spawn_blocking(move || {
@@ -394,11 +409,12 @@ impl Inner {
         self.settle();
     }
 
-    /// Decides anew what serves, publishes it, and tells.
-    fn settle(self: &Arc<Self>) {
+    /// Decides anew what serves, publishes it, and tells. Returns the migrations begun, each of
+    /// which decides once more at its end.
+    fn settle(self: &Arc<Self>) -> Vec<JoinHandle<()>> {
         let mut state = self.lock();
         let Some(settled) = state.settle(self.clock.now()) else {
-            return;
+            return Vec::new();
         };
         let before = self.serving.load();
         let mut changed = before.len() != settled.serving.len();
@@ -429,6 +445,58 @@ impl Inner {
         drop(state);
         if !settled.carried_over.is_empty() {
             tokio::spawn(self.clone().pin_anew(settled.carried_over));
+        }
+        let due = settled.to_prepare.into_iter();
+        due.map(|version| tokio::spawn(self.clone().prepare(version)))
+            .collect()
+    }
+
+    /// Brings what is stored for the provider up to this component's schema.
+    async fn prepare(self: Arc<Self>, version: Arc<state::Version>) {
+        let mark = self.documents.mark().await;
+        let descriptor = &version.descriptor;
+        let guest = self.serve(version.clone(), EffectivePermissions::none());
+        let migrated = self.documents.migrate(descriptor, &guest.component).await;
+        let id = &descriptor.id;
+        version.set_preparation(match migrated {
+            Ok(0) => Preparation::Done,
+            Ok(count) => {
+                let version = &descriptor.version;
+                tracing::info!(provider = %id, version, count, "stored documents migrated");
+                Preparation::Done
+            }
+            Err(MigrationError::Refused(reason)) => Preparation::Refused { reason, mark },
+            Err(MigrationError::Unavailable(reason)) => {
+                tracing::warn!(provider = %id, reason, "stored documents could not be migrated; tried again");
+                // Not at once, but with the next look at the directory.
+                Preparation::Refused { reason, mark: None }
+            }
+        });
+        self.settle();
+    }
+
+    /// Documents of an older version were seen although the component serves.
+    fn prepare_again(self: Arc<Self>, version: &Arc<state::Version>) {
+        // What was refused is reconsidered when something stored has changed.
+        if matches!(version.preparation(), Preparation::Done | Preparation::Due) {
+            version.set_preparation(Preparation::UnderWay);
+            tokio::spawn(self.prepare(version.clone()));
+        }
+    }
+
+    /// Tries refused migrations again once something stored has changed.
+    async fn reconsider(&self) {
+        let refused = self.lock().refused_migrations();
+        if refused.is_empty() {
+            return;
+        }
+        let now = self.documents.mark().await;
+        for version in refused {
+            if let Preparation::Refused { mark, .. } = version.preparation()
+                && (mark.is_none() || mark != now)
+            {
+                version.set_preparation(Preparation::Due);
+            }
         }
     }
 
@@ -570,16 +638,20 @@ impl Providers for Registry {
         }
     }
 
-    async fn migrate(
-        &self,
-        id: &ProviderId,
-        kind: DocumentKind,
-        document: GuestDocument,
-    ) -> CallReport<serde_json::Value> {
-        match self.serving(id) {
-            Ok(serving) => serving.component.migrate(kind, document).await,
-            Err(failure) => CallReport::failed(failure),
+    fn takes(&self, id: &ProviderId, call: &DeliverCall) -> bool {
+        let Ok(serving) = self.serving(id) else {
+            return true; // The call itself says why nobody answers.
+        };
+        let descriptor = &serving.version.descriptor;
+        let connection = call.connection.as_ref().zip(descriptor.connection.as_ref());
+        let versions = [
+            (call.config.version, descriptor.config.version),
+            connection.map_or((0, 0), |(call, own)| (call.version, own.version)),
+        ];
+        if versions.iter().any(|(stored, own)| stored < own) {
+            self.inner.clone().prepare_again(&serving.version);
         }
+        versions.iter().all(|(stored, own)| stored == own)
     }
 
     async fn grant(&self, id: &ProviderId, grant: Grant) -> Result<ProviderReport, GrantError> {
@@ -602,7 +674,7 @@ impl Providers for Registry {
             .map_err(|error| GrantError::Unavailable(error.to_string()))?;
         inner.lock().take_grant(record);
         drop(turn);
-        inner.settle();
+        futures_util::future::join_all(inner.settle()).await;
         let report = inner.lock().report(id);
         report.ok_or_else(unknown)
     }

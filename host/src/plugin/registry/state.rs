@@ -5,12 +5,13 @@
 //! becomes, until it is deleted; a second file that claims the same id is refused.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::task::AbortHandle;
 
 use super::directory::{Found, Signature};
+use super::documents::Preparation;
 use super::grants::{self, Decision, FileGrant, GRANTS_FILE, Grants};
 use crate::domain::clock::Timestamp;
 use crate::domain::provider::{
@@ -28,6 +29,24 @@ pub(super) struct Version {
     pub(super) digest: String,
     pub(super) code: LoadedCode,
     pub(super) descriptor: Arc<Descriptor>,
+    pub(super) preparation: Mutex<Preparation>,
+}
+
+impl Version {
+    /// How far the documents stored for it are.
+    pub(super) fn preparation(&self) -> Preparation {
+        self.preparation
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    pub(super) fn set_preparation(&self, preparation: Preparation) {
+        *self
+            .preparation
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = preparation;
+    }
 }
 
 /// A file to be loaded.
@@ -163,6 +182,8 @@ pub(super) struct Settled {
     pub(super) announcements: Vec<Announcement>,
     /// Grants now pinned to another component, to be put on record.
     pub(super) carried_over: Vec<GrantRecord>,
+    /// Components that could serve once stored documents are migrated.
+    pub(super) to_prepare: Vec<Arc<Version>>,
 }
 
 /// Everything known.
@@ -361,6 +382,7 @@ impl State {
         let owners = self.elect();
         let mut serving = HashMap::new();
         let mut carried_over = Vec::new();
+        let mut to_prepare = Vec::new();
         for (name, file) in &mut self.files {
             let owner = file.provider().and_then(|id| owners.get(id));
             file.verdict = match (&file.latest, owner) {
@@ -381,8 +403,19 @@ impl State {
                     .as_ref()
                     .is_some_and(|accepted| Arc::ptr_eq(accepted, version))
             {
-                file.accepted = Some(version.clone());
-                file.accepted_at = now;
+                match version.preparation() {
+                    Preparation::Done => {
+                        file.accepted = Some(version.clone());
+                        file.accepted_at = now;
+                    }
+                    Preparation::Refused { reason, .. } => file.verdict = Verdict::Rejected(reason),
+                    Preparation::UnderWay => file.verdict = Verdict::Loading,
+                    Preparation::Due => {
+                        file.verdict = Verdict::Loading;
+                        version.set_preparation(Preparation::UnderWay);
+                        to_prepare.push(version.clone());
+                    }
+                }
             }
             let Some(version) = &file.accepted else {
                 continue;
@@ -407,6 +440,7 @@ impl State {
             serving,
             announcements: self.news(now),
             carried_over,
+            to_prepare,
         })
     }
 
@@ -454,6 +488,15 @@ impl State {
             });
         }
         news
+    }
+
+    /// Components that do not serve because documents cannot be migrated.
+    pub(super) fn refused_migrations(&self) -> Vec<Arc<Version>> {
+        let ready = self.files.values().filter_map(File::ready);
+        ready
+            .filter(|version| matches!(version.preparation(), Preparation::Refused { .. }))
+            .cloned()
+            .collect()
     }
 
     /// The newest component of a provider: the one that waits, else the one that serves.

@@ -225,3 +225,57 @@ pub(crate) async fn grants_and_keys_come_back_as_they_were_put(store: &dyn Store
     assert_eq!(store.keys().await.expect("reads"), [revoked]);
     assert!(store.catalog().await.expect("reads").keys.is_empty());
 }
+
+pub(crate) async fn documents_are_replaced_all_or_none(store: &dyn Store) {
+    let fixture = Fixture::new();
+    let shared = connection(fixture.id(T0));
+    store.put_connection(shared.clone()).await.expect("put");
+    let subscription = Subscription {
+        connection: Some(shared.id),
+        paused: true,
+        ..fixture.subscription(T0)
+    };
+    store
+        .put_subscription(subscription.clone())
+        .await
+        .expect("put");
+    let document = |version| SealedDocument {
+        version,
+        json: json!({"version": version}),
+    };
+    let at = T0.plus(Duration::from_secs(60));
+    let changes = |epoch| DocumentChanges {
+        epoch,
+        at,
+        subscriptions: vec![(subscription.id, document(7))],
+        connections: vec![(shared.id, document(8))],
+    };
+    let epoch = store.epoch().await.expect("epoch");
+    let stale = CatalogEpoch(epoch.0 - 1);
+    assert!(
+        !store
+            .replace_documents(changes(stale))
+            .await
+            .expect("answers")
+    );
+    let before = store.catalog().await.expect("loads");
+    assert_eq!(before.epoch, epoch);
+    assert_eq!(before.subscriptions, [subscription.clone()]);
+    assert_eq!(before.connections, [shared.clone()]);
+
+    assert!(
+        store
+            .replace_documents(changes(epoch))
+            .await
+            .expect("answers")
+    );
+    let after = store.catalog().await.expect("loads");
+    assert!(after.epoch > epoch);
+    let expected = Subscription {
+        config: document(7),
+        updated_at: at,
+        ..subscription
+    };
+    assert_eq!(after.subscriptions, [expected]);
+    assert_eq!(after.connections[0].document, document(8));
+}

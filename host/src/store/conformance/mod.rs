@@ -7,9 +7,9 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::{
-    AcceptRequest, Accepted, CatalogEpoch, ClaimRequest, DeliveryFilter, EventFilter, GrantRecord,
-    IdempotencyKey, KeyedEvent, ReceiveRequest, Received, Recorded, Store, StoreError,
-    WebhookFilter,
+    AcceptRequest, Accepted, CatalogEpoch, ClaimRequest, DeliveryFilter, DocumentChanges,
+    EventFilter, GrantRecord, IdempotencyKey, KeyedEvent, ReceiveRequest, Received, Recorded,
+    Store, StoreError, WebhookFilter,
 };
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{
@@ -60,6 +60,7 @@ macro_rules! cases {
             an_idempotency_key_gives_the_first_events_again,
             an_idempotency_key_holds_among_fifty_callers_at_once,
             a_stale_catalogue_accepts_nothing,
+            documents_are_replaced_all_or_none,
             a_claim_takes_the_oldest_up_to_its_limit,
             a_claim_passes_over_subscriptions_without_room,
             a_claim_takes_no_more_than_the_cap,

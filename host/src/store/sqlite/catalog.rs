@@ -15,7 +15,7 @@ use crate::domain::key::{ApiKey, Role};
 use crate::domain::provider::{Grant, Permissions, ProviderId};
 use crate::domain::retry::RetryPolicy;
 use crate::domain::subscription::{Connection, SealedDocument, Subscription};
-use crate::store::{Catalog, CatalogEpoch, GrantRecord, Result, StoreError};
+use crate::store::{Catalog, CatalogEpoch, DocumentChanges, GrantRecord, Result, StoreError};
 
 pub(super) async fn epoch<'e>(
     executor: impl Executor<'e, Database = Sqlite>,
@@ -336,6 +336,37 @@ pub(super) async fn put_connection(
         .await?;
     super::circuit::forget_users_of(writer, connection.id).await?;
     bump(writer).await
+}
+
+pub(super) async fn replace_documents(
+    connection: &mut SqliteConnection,
+    changes: DocumentChanges,
+) -> Result<bool> {
+    if epoch(&mut *connection).await? != changes.epoch {
+        return Ok(false);
+    }
+    for (id, config) in changes.subscriptions {
+        sqlx::query(
+            "UPDATE subscriptions SET config = ?, config_version = ?, updated_at = ? WHERE id = ?",
+        )
+        .bind(config.json.to_string())
+        .bind(config.version)
+        .bind(changes.at.0)
+        .bind(id.to_string())
+        .execute(&mut *connection)
+        .await?;
+    }
+    for (id, document) in changes.connections {
+        sqlx::query("UPDATE connections SET document = ?, document_version = ?, updated_at = ? WHERE id = ?")
+            .bind(document.json.to_string())
+            .bind(document.version)
+            .bind(changes.at.0)
+            .bind(id.to_string())
+            .execute(&mut *connection)
+            .await?;
+    }
+    bump(connection).await?;
+    Ok(true)
 }
 
 pub(super) async fn delete_connection(

@@ -13,8 +13,8 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 
 use super::{
     AcceptRequest, Accepted, Catalog, CatalogEpoch, CatalogStore, Claim, ClaimRequest,
-    DeliveryFilter, DeliveryStore, EventFilter, GrantRecord, IngressStore, Page, ReceiveRequest,
-    Received, Recorded, Result, Store, StoreError, WebhookFilter,
+    DeliveryFilter, DeliveryStore, DocumentChanges, EventFilter, GrantRecord, IngressStore, Page,
+    ReceiveRequest, Received, Recorded, Result, Store, StoreError, WebhookFilter,
 };
 use crate::domain::circuit::OpenCircuit;
 use crate::domain::clock::Timestamp;
@@ -270,6 +270,12 @@ impl CatalogStore for SqliteStore {
         let name = name.clone();
         self.writer
             .run(move |connection| Box::pin(catalog::delete_event_type(connection, name)))
+            .await
+    }
+
+    async fn replace_documents(&self, changes: DocumentChanges) -> Result<bool> {
+        self.writer
+            .run(move |connection| Box::pin(catalog::replace_documents(connection, changes)))
             .await
     }
 

@@ -9,6 +9,8 @@ use hookport_sdk::prelude::*;
 pub struct Config {
     /// Where to post.
     pub url: String,
+    /// Credentials.
+    pub token: Option<Secret>,
 }
 
 /// The provider.
@@ -23,7 +25,11 @@ impl Provider for Greeter {
     }
 
     fn deliver(ctx: &Context, delivery: &Delivery<Self>) -> Result<Receipt, DeliveryError> {
-        let request = Request::post(delivery.config.url.as_str()).header("x-greeter", "1");
+        let config = &delivery.config;
+        let mut request = Request::post(config.url.as_str()).header("x-greeter", "1");
+        if let Some(token) = &config.token {
+            request = request.bearer(token);
+        }
         ctx.send(request)?.error_for_status(ctx)?;
         Ok(Receipt::new("greeted"))
     }
