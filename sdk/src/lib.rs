@@ -92,8 +92,9 @@ pub mod prelude {
     pub use serde::Deserialize;
 
     pub use crate::{
-        Context, Delivery, DeliveryError, Description, Encoding, Event, HttpError, NoConnection,
-        OptionsRequest, Pieces, Provider, Receipt, Request, Response, Retry, Secret, SelectOption,
+        Context, Delivery, DeliveryError, Description, DocumentKind, Encoding, Event, HttpError,
+        NoConnection, OptionsRequest, Pieces, Provider, Receipt, Request, Response, Retry, Secret,
+        SelectOption,
     };
 }
 

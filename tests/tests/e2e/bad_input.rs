@@ -151,7 +151,7 @@ async fn documents_of_the_wrong_shape_name_the_field() {
         ),
         (
             "/subscriptions",
-            subscription(json!({"config": {"method": "GET"}})),
+            subscription(json!({"config": {"method": "TRACE"}})),
             "/config/method",
         ),
         (

@@ -4,6 +4,7 @@
 //! before", the lower bound is the promise under test.
 
 mod bad_input;
+mod catalogue;
 mod chaos;
 mod chat;
 mod command_line;
@@ -24,3 +25,4 @@ mod script;
 mod secrets;
 mod slack;
 mod sources;
+mod wrecked_sources;

@@ -260,8 +260,8 @@ pub(crate) async fn documents_are_replaced_all_or_none(store: &dyn Store) {
     );
     let before = store.catalog().await.expect("loads");
     assert_eq!(before.epoch, epoch);
-    assert_eq!(before.subscriptions, [subscription.clone()]);
-    assert_eq!(before.connections, [shared.clone()]);
+    assert_eq!(before.subscriptions, std::slice::from_ref(&subscription));
+    assert_eq!(before.connections, std::slice::from_ref(&shared));
 
     assert!(
         store

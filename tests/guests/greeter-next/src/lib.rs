@@ -1,7 +1,6 @@
 //! Version 3 of the provider `greeter`: its config has another form, to which stored ones are
 //! migrated. What a config says under `onMigration` happens when it is.
 
-use hookport_sdk::DocumentKind;
 use hookport_sdk::prelude::*;
 use hookport_sdk::serde_json::{Value, json};
 
