@@ -2,7 +2,7 @@
 //! again once the source is mended.
 
 use hookport_tests::api::Api;
-use hookport_tests::gateway::{Gateway, Setup, test_component};
+use hookport_tests::gateway::{Gateway, test_component};
 use hookport_tests::receiver::Receiver;
 use reqwest::Method;
 use serde_json::{Value, json};
