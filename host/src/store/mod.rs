@@ -452,3 +452,14 @@ pub trait Store: DeliveryStore + CatalogStore + IngressStore {
     /// `Unavailable`.
     async fn ping(&self) -> Result<()>;
 }
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        match error {
+            sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) => {
+                Self::Corrupt(error.to_string())
+            }
+            other => Self::Unavailable(Box::new(other)),
+        }
+    }
+}

@@ -28,18 +28,34 @@ use crate::domain::provider::ProviderId;
 use crate::domain::source::{InboundWebhook, Rejection, Source};
 use crate::domain::subscription::{Connection, Subscription};
 
-mod accept;
-mod batch;
-mod catalog;
-mod circuit;
 mod claim;
-mod flow;
-mod ingress;
+mod dialect;
 mod lanes;
+#[cfg(test)]
+mod plans;
+
+// What is the same for both databases, compiled against this one's `dialect`.
+#[path = "../sql/accept.rs"]
+mod accept;
+#[path = "../sql/batch.rs"]
+mod batch;
+#[path = "../sql/catalog.rs"]
+mod catalog;
+#[path = "../sql/circuit.rs"]
+mod circuit;
+#[path = "../sql/flow.rs"]
+mod flow;
+#[path = "../sql/ingress.rs"]
+mod ingress;
+#[path = "../sql/query.rs"]
 mod query;
+#[path = "../sql/record.rs"]
 mod record;
+#[path = "../sql/row.rs"]
 mod row;
+#[path = "../sql/source.rs"]
 mod source;
+#[path = "../sql/writer.rs"]
 mod writer;
 
 use writer::Writer;
@@ -115,7 +131,7 @@ impl SqliteStore {
             .connect_with(options.read_only(true).pragma("cache_size", "-8192"))
             .await?;
         Ok(Self {
-            writer: Writer::start(connection),
+            writer: Writer::start(dialect::Writing(connection)),
             readers,
             _lock: lock,
         })
@@ -137,17 +153,6 @@ fn lock(path: &Path) -> std::result::Result<File, OpenError> {
         Ok(()) => Ok(file),
         Err(std::fs::TryLockError::WouldBlock) => Err(OpenError::InUse(path.to_owned())),
         Err(std::fs::TryLockError::Error(error)) => Err(io(error)),
-    }
-}
-
-impl From<sqlx::Error> for StoreError {
-    fn from(error: sqlx::Error) -> Self {
-        match error {
-            sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) => {
-                Self::Corrupt(error.to_string())
-            }
-            other => Self::Unavailable(Box::new(other)),
-        }
     }
 }
 
@@ -425,6 +430,6 @@ mod tests {
     #[tokio::test]
     async fn hot_queries_use_their_indexes() {
         let (_dir, store) = open_temporary().await;
-        query::check_plans(&store.readers).await;
+        plans::check(&store.readers).await;
     }
 }

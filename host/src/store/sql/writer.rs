@@ -5,9 +5,9 @@
 //! and its commands are redone one by one, so that a command can only fail by its own doing.
 
 use futures_util::future::BoxFuture;
-use sqlx::{Connection as _, SqliteConnection};
 use tokio::sync::{mpsc, oneshot};
 
+use super::dialect::{DbConnection, Writing};
 use super::lanes::Cursor;
 use super::{accept, claim, ingress, record};
 use crate::domain::delivery::LeaseResult;
@@ -22,7 +22,7 @@ const QUEUE_MAX: usize = 4_096;
 const GROUP_MAX: usize = 512;
 
 type Reply<T> = oneshot::Sender<Result<T>>;
-type Task = Box<dyn for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, ()> + Send>;
+type Task = Box<dyn for<'c> FnOnce(&'c mut Writing) -> BoxFuture<'c, ()> + Send>;
 
 enum Command {
     Accept(AcceptRequest, Reply<Accepted>),
@@ -61,9 +61,9 @@ fn stopped() -> StoreError {
 }
 
 impl Writer {
-    pub(super) fn start(connection: SqliteConnection) -> Self {
+    pub(super) fn start(writing: Writing) -> Self {
         let (commands, queue) = mpsc::channel(QUEUE_MAX);
-        tokio::spawn(run(connection, queue));
+        tokio::spawn(run(writing, queue));
         Self { commands }
     }
 
@@ -96,12 +96,12 @@ impl Writer {
     pub(super) async fn run<T, F>(&self, task: F) -> Result<T>
     where
         T: Send + 'static,
-        F: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T>> + Send + 'static,
+        F: for<'c> FnOnce(&'c mut DbConnection) -> BoxFuture<'c, Result<T>> + Send + 'static,
     {
         self.send(|reply| {
-            Command::Task(Box::new(move |connection| {
+            Command::Task(Box::new(move |writing| {
                 Box::pin(async move {
-                    let _ = reply.send(in_transaction(connection, task).await);
+                    let _ = reply.send(in_transaction(writing, task).await);
                 })
             }))
         })
@@ -109,17 +109,17 @@ impl Writer {
     }
 }
 
-async fn in_transaction<T, F>(connection: &mut SqliteConnection, work: F) -> Result<T>
+async fn in_transaction<T, F>(writing: &mut Writing, work: F) -> Result<T>
 where
-    F: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T>>,
+    F: for<'c> FnOnce(&'c mut DbConnection) -> BoxFuture<'c, Result<T>>,
 {
-    let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
+    let mut transaction = writing.begin().await?;
     let value = work(&mut transaction).await?;
     transaction.commit().await?;
     Ok(value)
 }
 
-async fn run(mut connection: SqliteConnection, mut queue: mpsc::Receiver<Command>) {
+async fn run(mut writing: Writing, mut queue: mpsc::Receiver<Command>) {
     let mut waiting = Vec::with_capacity(GROUP_MAX);
     let mut cursor = Cursor::default();
     while queue.recv_many(&mut waiting, GROUP_MAX).await > 0 {
@@ -134,15 +134,13 @@ async fn run(mut connection: SqliteConnection, mut queue: mpsc::Receiver<Command
                 Command::Task(task) => tasks.push(task),
             }
         }
-        group.write(&mut connection, &mut cursor).await;
+        group.write(&mut writing, &mut cursor).await;
         for task in tasks {
-            task(&mut connection).await;
+            task(&mut writing).await;
         }
     }
-    // The last handle is gone: leave the file tidy.
-    if let Err(error) = connection.close().await {
-        tracing::warn!(%error, "the database did not close cleanly");
-    }
+    // The last handle is gone.
+    writing.close().await;
 }
 
 impl Group {
@@ -150,19 +148,19 @@ impl Group {
         self.accepts.len() + self.receives.len() + self.records.len() + self.claims.len()
     }
 
-    async fn write(self, connection: &mut SqliteConnection, cursor: &mut Cursor) {
+    async fn write(self, writing: &mut Writing, cursor: &mut Cursor) {
         match self.len() {
             0 => {}
             1 => {
-                let done = self.attempt(connection, cursor).await;
+                let done = self.attempt(writing, cursor).await;
                 self.reply(done);
             }
-            several => match self.attempt(connection, cursor).await {
+            several => match self.attempt(writing, cursor).await {
                 Ok(done) => self.reply(Ok(done)),
                 Err(error) => {
                     tracing::warn!(%error, several, "a shared commit failed; its commands are redone one by one");
                     for single in self.split() {
-                        let done = single.attempt(connection, cursor).await;
+                        let done = single.attempt(writing, cursor).await;
                         single.reply(done);
                     }
                 }
@@ -172,12 +170,8 @@ impl Group {
 
     /// Results are recorded first, so that a claim in the same transaction sees what they made
     /// due; accepted deliveries likewise.
-    async fn attempt(
-        &self,
-        connection: &mut SqliteConnection,
-        cursor: &mut Cursor,
-    ) -> Result<Done> {
-        let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
+    async fn attempt(&self, writing: &mut Writing, cursor: &mut Cursor) -> Result<Done> {
+        let mut transaction = writing.begin().await?;
         let mut done = Done::default();
         if !self.records.is_empty() {
             let results: Vec<&LeaseResult> =

@@ -1,8 +1,8 @@
 //! Listings and details, on the readers.
 
-use sqlx::sqlite::SqliteRow;
-use sqlx::{AssertSqlSafe, QueryBuilder, Row as _, Sqlite, SqlitePool};
+use sqlx::{AssertSqlSafe, QueryBuilder, Row as _};
 
+use super::dialect::{self, Db, DbPool, DbRow};
 use super::row::{DELIVERY_COLUMNS, delivery_from_row, event_from_row, json, state_code};
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{Attempt, Delivery, DeliveryState, LogLine, Outcome};
@@ -16,8 +16,8 @@ const EVENT_COLUMNS: &str =
 /// Levels that a log line can have, to turn stored text into the static names of the domain.
 const LEVELS: [&str; 6] = ["debug", "info", "warn", "error", "stdout", "stderr"];
 
-pub(super) async fn event(readers: &SqlitePool, id: EventId) -> Result<Option<Event>> {
-    let sql = format!("SELECT {EVENT_COLUMNS} FROM events WHERE id = ?");
+pub(super) async fn event(readers: &DbPool, id: EventId) -> Result<Option<Event>> {
+    let sql = format!("SELECT {EVENT_COLUMNS} FROM events WHERE id = $1");
     let row = sqlx::query(AssertSqlSafe(sql))
         .bind(id.to_string())
         .fetch_optional(readers)
@@ -26,7 +26,7 @@ pub(super) async fn event(readers: &SqlitePool, id: EventId) -> Result<Option<Ev
 }
 
 pub(super) async fn events(
-    readers: &SqlitePool,
+    readers: &DbPool,
     filter: &EventFilter,
     after: Option<EventId>,
     limit: usize,
@@ -40,7 +40,7 @@ fn events_query(
     filter: &EventFilter,
     after: Option<EventId>,
     limit: usize,
-) -> QueryBuilder<Sqlite> {
+) -> QueryBuilder<Db> {
     let mut query = QueryBuilder::new(format!("SELECT {EVENT_COLUMNS} FROM events WHERE TRUE"));
     if let Some(event_type) = &filter.event_type {
         query
@@ -59,7 +59,7 @@ fn events_query(
 
 /// Identifiers are ordered by time, so that a range of time is a range of the primary key.
 fn push_time(
-    query: &mut QueryBuilder<Sqlite>,
+    query: &mut QueryBuilder<Db>,
     prefix: &str,
     from: Option<Timestamp>,
     until: Option<Timestamp>,
@@ -76,7 +76,7 @@ fn push_time(
     }
 }
 
-fn push_page(query: &mut QueryBuilder<Sqlite>, after: Option<String>, limit: usize) {
+fn push_page(query: &mut QueryBuilder<Db>, after: Option<String>, limit: usize) {
     if let Some(after) = after {
         query.push(" AND id < ").push_bind(after);
     }
@@ -86,11 +86,7 @@ fn push_page(query: &mut QueryBuilder<Sqlite>, after: Option<String>, limit: usi
         .push_bind(i64::try_from(limit).unwrap_or(i64::MAX).saturating_add(1));
 }
 
-fn page<T>(
-    rows: &[SqliteRow],
-    limit: usize,
-    convert: impl Fn(&SqliteRow) -> Result<T>,
-) -> Result<Page<T>> {
+fn page<T>(rows: &[DbRow], limit: usize, convert: impl Fn(&DbRow) -> Result<T>) -> Result<Page<T>> {
     let items = rows
         .iter()
         .take(limit)
@@ -102,8 +98,8 @@ fn page<T>(
     })
 }
 
-pub(super) async fn delivery(readers: &SqlitePool, id: DeliveryId) -> Result<Option<Delivery>> {
-    let sql = format!("SELECT {DELIVERY_COLUMNS} FROM deliveries WHERE id = ?");
+pub(super) async fn delivery(readers: &DbPool, id: DeliveryId) -> Result<Option<Delivery>> {
+    let sql = format!("SELECT {DELIVERY_COLUMNS} FROM deliveries WHERE id = $1");
     let row = sqlx::query(AssertSqlSafe(sql))
         .bind(id.to_string())
         .fetch_optional(readers)
@@ -112,7 +108,7 @@ pub(super) async fn delivery(readers: &SqlitePool, id: DeliveryId) -> Result<Opt
 }
 
 pub(super) async fn deliveries(
-    readers: &SqlitePool,
+    readers: &DbPool,
     filter: &DeliveryFilter,
     after: Option<DeliveryId>,
     limit: usize,
@@ -122,11 +118,11 @@ pub(super) async fn deliveries(
     page(&rows, limit, delivery_from_row)
 }
 
-fn deliveries_query(
+pub(super) fn deliveries_query(
     filter: &DeliveryFilter,
     after: Option<DeliveryId>,
     limit: usize,
-) -> QueryBuilder<Sqlite> {
+) -> QueryBuilder<Db> {
     let mut query = QueryBuilder::new(format!(
         "SELECT {DELIVERY_COLUMNS} FROM deliveries WHERE TRUE"
     ));
@@ -160,7 +156,7 @@ fn deliveries_query(
         query.push(")");
         if !filter.states.iter().any(|state| state.is_terminal()) {
             // Through the index of what has work left: the history may be long.
-            query.push(" AND rowid IN (SELECT rowid FROM deliveries WHERE state <= 2)");
+            query.push(dialect::WITH_WORK_LEFT);
         }
     }
     push_time(&mut query, DeliveryId::PREFIX, filter.from, filter.until);
@@ -168,15 +164,15 @@ fn deliveries_query(
     query
 }
 
-pub(super) async fn attempts(readers: &SqlitePool, id: DeliveryId) -> Result<Vec<Attempt>> {
-    let rows = sqlx::query("SELECT number, started_at, latency_us, outcome, http_status, provider_version, message, logs FROM attempts WHERE delivery_id = ? ORDER BY number")
+pub(super) async fn attempts(readers: &DbPool, id: DeliveryId) -> Result<Vec<Attempt>> {
+    let rows = sqlx::query("SELECT number, started_at, latency_us, outcome, http_status, provider_version, message, logs FROM attempts WHERE delivery_id = $1 ORDER BY number")
         .bind(id.to_string())
         .fetch_all(readers)
         .await?;
     rows.iter().map(attempt_from_row).collect()
 }
 
-fn attempt_from_row(row: &SqliteRow) -> Result<Attempt> {
+fn attempt_from_row(row: &DbRow) -> Result<Attempt> {
     let outcome: &str = row.try_get(3)?;
     let logs: Option<&str> = row.try_get(7)?;
     let lines: Vec<[String; 2]> =
@@ -205,87 +201,12 @@ fn attempt_from_row(row: &SqliteRow) -> Result<Attempt> {
     })
 }
 
-pub(super) async fn backlog(readers: &SqlitePool, at_most: u64) -> Result<u64> {
+pub(super) async fn backlog(readers: &DbPool, at_most: u64) -> Result<u64> {
     let count: i64 = sqlx::query_scalar(
-        "SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE due_at IS NOT NULL LIMIT ?)",
+        "SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE due_at IS NOT NULL LIMIT $1)",
     )
     .bind(i64::try_from(at_most).unwrap_or(i64::MAX))
     .fetch_one(readers)
     .await?;
     Ok(u64::try_from(count).unwrap_or(0))
-}
-
-/// Fails the test when a listing sorts or scans more than its page needs.
-#[cfg(test)]
-pub(super) async fn check_plans(readers: &SqlitePool) {
-    use crate::domain::id::IdGenerator;
-    let subscription = IdGenerator::default().next(Timestamp(1), || 1);
-    let event = IdGenerator::default().next(Timestamp(1), || 1);
-    let all = DeliveryFilter::default;
-    let filters = [
-        (all(), "sqlite_autoindex_deliveries_1"),
-        (
-            DeliveryFilter {
-                subscription: Some(subscription),
-                ..all()
-            },
-            "deliveries_subscription",
-        ),
-        (
-            DeliveryFilter {
-                states: vec![DeliveryState::Failed],
-                ..all()
-            },
-            "deliveries_failed",
-        ),
-        (
-            DeliveryFilter {
-                event: Some(event),
-                ..all()
-            },
-            "deliveries_event",
-        ),
-        (
-            DeliveryFilter {
-                from: Some(Timestamp(5)),
-                until: Some(Timestamp(9)),
-                ..all()
-            },
-            "sqlite_autoindex_deliveries_1",
-        ),
-    ];
-    for (filter, index) in filters {
-        let sql = deliveries_query(&filter, None, 50)
-            .sql()
-            .as_str()
-            .to_owned();
-        let plan = plan(readers, &sql).await;
-        assert!(plan.contains(index), "{sql}\n{plan}");
-        let few_rows = index == "deliveries_event";
-        assert!(few_rows || !plan.contains("TEMP B-TREE"), "{sql}\n{plan}");
-    }
-    let claim = plan(readers, "SELECT d.rowid FROM deliveries d WHERE d.due_at IS NOT NULL AND d.due_at <= 5 AND (d.ordering_key IS NULL OR NOT EXISTS (SELECT 1 FROM deliveries e WHERE e.ordering_key = d.ordering_key AND e.ordering_key IS NOT NULL AND e.state <= 2 AND e.id < d.id)) ORDER BY d.due_at LIMIT 9").await;
-    assert!(
-        claim.contains("deliveries_due") && claim.contains("deliveries_ordering"),
-        "{claim}"
-    );
-    assert!(!claim.contains("TEMP B-TREE"), "{claim}");
-    for (sql, index) in super::lanes::STATEMENTS {
-        let plan = plan(readers, sql).await;
-        assert!(plan.contains(index), "{sql}\n{plan}");
-        assert!(!plan.contains("TEMP B-TREE"), "{sql}\n{plan}");
-        assert!(!plan.contains("SCAN deliveries\n"), "{sql}\n{plan}");
-    }
-}
-
-#[cfg(test)]
-async fn plan(readers: &SqlitePool, sql: &str) -> String {
-    let rows = sqlx::query(AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}")))
-        .fetch_all(readers)
-        .await
-        .expect("plan");
-    rows.iter()
-        .map(|row| row.get::<String, _>(3))
-        .collect::<Vec<_>>()
-        .join("\n")
 }

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use sqlx::sqlite::SqliteRow;
-use sqlx::{Executor, Row as _, Sqlite, SqliteConnection, SqlitePool};
+use sqlx::{Executor, Row as _};
 
+use super::dialect::{self, Db, DbConnection, DbPool, DbRow};
 use super::row::{corrupt, event_type_name, json, parse, provider};
 use crate::domain::clock::Timestamp;
 use crate::domain::event::{EventPattern, EventType, EventTypeName};
@@ -17,23 +17,29 @@ use crate::domain::retry::RetryPolicy;
 use crate::domain::subscription::{Connection, SealedDocument, Subscription};
 use crate::store::{Catalog, CatalogEpoch, DocumentChanges, GrantRecord, Result, StoreError};
 
-pub(super) async fn epoch<'e>(
-    executor: impl Executor<'e, Database = Sqlite>,
-) -> Result<CatalogEpoch> {
+pub(super) async fn epoch<'e>(executor: impl Executor<'e, Database = Db>) -> Result<CatalogEpoch> {
     let epoch = sqlx::query_scalar("SELECT epoch FROM catalog")
         .fetch_one(executor)
         .await?;
     Ok(CatalogEpoch(epoch))
 }
 
-pub(super) async fn bump(connection: &mut SqliteConnection) -> Result<()> {
+/// The same before a write that was matched against it: nobody changes it before the commit.
+pub(super) async fn epoch_held(connection: &mut DbConnection) -> Result<CatalogEpoch> {
+    let epoch = sqlx::query_scalar(dialect::HOLD_EPOCH)
+        .fetch_one(connection)
+        .await?;
+    Ok(CatalogEpoch(epoch))
+}
+
+pub(super) async fn bump(connection: &mut DbConnection) -> Result<()> {
     sqlx::query("UPDATE catalog SET epoch = epoch + 1")
         .execute(connection)
         .await?;
     Ok(())
 }
 
-pub(super) async fn load(readers: &SqlitePool) -> Result<Catalog> {
+pub(super) async fn load(readers: &DbPool) -> Result<Catalog> {
     // One read transaction: everything is of one epoch.
     let mut snapshot = readers.begin().await?;
     let epoch = epoch(&mut *snapshot).await?;
@@ -69,7 +75,7 @@ pub(super) async fn load(readers: &SqlitePool) -> Result<Catalog> {
     })
 }
 
-fn event_type_from_row(row: &SqliteRow) -> Result<EventType> {
+fn event_type_from_row(row: &DbRow) -> Result<EventType> {
     let optional_json =
         |column: &str, text: Option<&str>| text.map(|text| json(column, text)).transpose();
     Ok(EventType {
@@ -87,7 +93,7 @@ fn event_type_from_row(row: &SqliteRow) -> Result<EventType> {
     })
 }
 
-fn subscription_from_row(row: &SqliteRow) -> Result<Subscription> {
+fn subscription_from_row(row: &DbRow) -> Result<Subscription> {
     let connection: Option<&str> = row.try_get(6)?;
     let delays: Option<&str> = row.try_get(12)?;
     Ok(Subscription {
@@ -121,7 +127,7 @@ fn subscription_from_row(row: &SqliteRow) -> Result<Subscription> {
     })
 }
 
-fn connection_from_row(row: &SqliteRow) -> Result<Connection> {
+fn connection_from_row(row: &DbRow) -> Result<Connection> {
     Ok(Connection {
         id: parse("connections.id", row.try_get(0)?)?,
         name: row.try_get(1)?,
@@ -135,7 +141,7 @@ fn connection_from_row(row: &SqliteRow) -> Result<Connection> {
     })
 }
 
-fn key_from_row(row: &SqliteRow) -> Result<ApiKey> {
+fn key_from_row(row: &DbRow) -> Result<ApiKey> {
     let role: &str = row.try_get(2)?;
     let hash: &[u8] = row.try_get(3)?;
     Ok(ApiKey {
@@ -152,11 +158,11 @@ fn key_from_row(row: &SqliteRow) -> Result<ApiKey> {
 }
 
 pub(super) async fn put_event_type(
-    connection: &mut SqliteConnection,
+    connection: &mut DbConnection,
     event_type: EventType,
 ) -> Result<()> {
-    sqlx::query("INSERT INTO event_types (name, display_name, description, payload_schema, example, created_at, updated_at, category, transform, plugin, retired) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
-         ON CONFLICT DO UPDATE SET display_name = excluded.display_name, description = excluded.description, payload_schema = excluded.payload_schema, example = excluded.example, updated_at = excluded.updated_at, category = excluded.category, transform = excluded.transform, plugin = excluded.plugin, retired = excluded.retired")
+    sqlx::query("INSERT INTO event_types (name, display_name, description, payload_schema, example, created_at, updated_at, category, transform, plugin, retired) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) \
+         ON CONFLICT (name) DO UPDATE SET display_name = excluded.display_name, description = excluded.description, payload_schema = excluded.payload_schema, example = excluded.example, updated_at = excluded.updated_at, category = excluded.category, transform = excluded.transform, plugin = excluded.plugin, retired = excluded.retired")
         .bind(event_type.name.as_str())
         .bind(event_type.display_name)
         .bind(event_type.description)
@@ -176,7 +182,7 @@ pub(super) async fn put_event_type(
 /// Puts a plugin's whole catalogue, in one transaction: types that are no longer in it go, or are
 /// retired where a subscription names them.
 pub(super) async fn put_catalogue(
-    connection: &mut SqliteConnection,
+    connection: &mut DbConnection,
     event_types: Vec<EventType>,
     gone: Vec<EventTypeName>,
 ) -> Result<()> {
@@ -185,13 +191,13 @@ pub(super) async fn put_catalogue(
     }
     for name in gone {
         let named: Option<i64> =
-            sqlx::query_scalar("SELECT 1 FROM subscriptions WHERE events = ? LIMIT 1")
+            sqlx::query_scalar("SELECT 1 FROM subscriptions WHERE events = $1 LIMIT 1")
                 .bind(name.as_str())
                 .fetch_optional(&mut *connection)
                 .await?;
         let change = match named {
-            Some(_) => "UPDATE event_types SET retired = TRUE WHERE name = ?",
-            None => "DELETE FROM event_types WHERE name = ?",
+            Some(_) => "UPDATE event_types SET retired = TRUE WHERE name = $1",
+            None => "DELETE FROM event_types WHERE name = $1",
         };
         sqlx::query(change)
             .bind(name.as_str())
@@ -202,11 +208,11 @@ pub(super) async fn put_catalogue(
 }
 
 pub(super) async fn delete_event_type(
-    connection: &mut SqliteConnection,
+    connection: &mut DbConnection,
     name: EventTypeName,
 ) -> Result<bool> {
     let used_by: Option<String> =
-        sqlx::query_scalar("SELECT name FROM subscriptions WHERE events = ? LIMIT 1")
+        sqlx::query_scalar("SELECT name FROM subscriptions WHERE events = $1 LIMIT 1")
             .bind(name.as_str())
             .fetch_optional(&mut *connection)
             .await?;
@@ -215,7 +221,7 @@ pub(super) async fn delete_event_type(
             "the subscription {subscription:?} names this event type: delete or change it first"
         )));
     }
-    let done = sqlx::query("DELETE FROM event_types WHERE name = ?")
+    let done = sqlx::query("DELETE FROM event_types WHERE name = $1")
         .bind(name.as_str())
         .execute(&mut *connection)
         .await?;
@@ -224,11 +230,11 @@ pub(super) async fn delete_event_type(
 }
 
 pub(super) async fn put_subscription(
-    connection: &mut SqliteConnection,
+    connection: &mut DbConnection,
     subscription: Subscription,
 ) -> Result<()> {
     if let Some(id) = subscription.connection {
-        let found: Option<i64> = sqlx::query_scalar("SELECT 1 FROM connections WHERE id = ?")
+        let found: Option<i64> = sqlx::query_scalar("SELECT 1 FROM connections WHERE id = $1")
             .bind(id.to_string())
             .fetch_optional(&mut *connection)
             .await?;
@@ -239,8 +245,8 @@ pub(super) async fn put_subscription(
         }
     }
     let retry = subscription.retry.as_ref();
-    sqlx::query("INSERT INTO subscriptions (id, name, events, provider, config, config_version, connection_id, system_filter, enabled, disabled_reason, paused, ordered, retry_delays_ms, timeout_ms, created_at, updated_at, filter, transform, flow) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
-         ON CONFLICT DO UPDATE SET name = excluded.name, events = excluded.events, provider = excluded.provider, config = excluded.config, config_version = excluded.config_version, connection_id = excluded.connection_id, system_filter = excluded.system_filter, enabled = excluded.enabled, disabled_reason = excluded.disabled_reason, paused = excluded.paused, ordered = excluded.ordered, retry_delays_ms = excluded.retry_delays_ms, timeout_ms = excluded.timeout_ms, updated_at = excluded.updated_at, filter = excluded.filter, transform = excluded.transform, flow = excluded.flow")
+    sqlx::query("INSERT INTO subscriptions (id, name, events, provider, config, config_version, connection_id, system_filter, enabled, disabled_reason, paused, ordered, retry_delays_ms, timeout_ms, created_at, updated_at, filter, transform, flow) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19) \
+         ON CONFLICT (id) DO UPDATE SET name = excluded.name, events = excluded.events, provider = excluded.provider, config = excluded.config, config_version = excluded.config_version, connection_id = excluded.connection_id, system_filter = excluded.system_filter, enabled = excluded.enabled, disabled_reason = excluded.disabled_reason, paused = excluded.paused, ordered = excluded.ordered, retry_delays_ms = excluded.retry_delays_ms, timeout_ms = excluded.timeout_ms, updated_at = excluded.updated_at, filter = excluded.filter, transform = excluded.transform, flow = excluded.flow")
         .bind(subscription.id.to_string())
         .bind(subscription.name)
         .bind(subscription.events.as_str())
@@ -275,11 +281,11 @@ pub(super) async fn put_subscription(
 /// What is in flight is cancelled when its attempt ends without success. What waits is found
 /// through the index of what has work left: the subscription's history may be long.
 async fn cancel_queued(
-    connection: &mut SqliteConnection,
+    connection: &mut DbConnection,
     id: SubscriptionId,
     at: Timestamp,
 ) -> Result<()> {
-    sqlx::query("UPDATE deliveries INDEXED BY deliveries_lane SET state = 5, due_at = NULL, updated_at = ? WHERE subscription_id = ? AND state <= 2 AND state <> 2")
+    sqlx::query(dialect::CANCEL_QUEUED)
         .bind(at.0)
         .bind(id.to_string())
         .execute(&mut *connection)
@@ -287,12 +293,8 @@ async fn cancel_queued(
     Ok(())
 }
 
-async fn unpark(
-    connection: &mut SqliteConnection,
-    id: SubscriptionId,
-    at: Timestamp,
-) -> Result<()> {
-    sqlx::query("UPDATE deliveries INDEXED BY deliveries_lane SET due_at = ?1, updated_at = ?1 WHERE subscription_id = ?2 AND state <= 2 AND due_at IS NULL")
+async fn unpark(connection: &mut DbConnection, id: SubscriptionId, at: Timestamp) -> Result<()> {
+    sqlx::query(dialect::UNPARK)
         .bind(at.0)
         .bind(id.to_string())
         .execute(connection)
@@ -301,17 +303,17 @@ async fn unpark(
 }
 
 pub(super) async fn delete_subscription(
-    connection: &mut SqliteConnection,
+    connection: &mut DbConnection,
     id: SubscriptionId,
     at: Timestamp,
 ) -> Result<bool> {
     cancel_queued(connection, id, at).await?;
     super::circuit::forget(connection, id).await?;
-    sqlx::query("DELETE FROM external_ids WHERE subscription_id = ?")
+    sqlx::query("DELETE FROM external_ids WHERE subscription_id = $1")
         .bind(id.to_string())
         .execute(&mut *connection)
         .await?;
-    let done = sqlx::query("DELETE FROM subscriptions WHERE id = ?")
+    let done = sqlx::query("DELETE FROM subscriptions WHERE id = $1")
         .bind(id.to_string())
         .execute(&mut *connection)
         .await?;
@@ -320,11 +322,11 @@ pub(super) async fn delete_subscription(
 }
 
 pub(super) async fn put_connection(
-    writer: &mut SqliteConnection,
+    writer: &mut DbConnection,
     connection: Connection,
 ) -> Result<()> {
-    sqlx::query("INSERT INTO connections (id, name, provider, document, document_version, created_at, updated_at) VALUES (?, ?, ?, ?, ?, ?, ?) \
-         ON CONFLICT DO UPDATE SET name = excluded.name, provider = excluded.provider, document = excluded.document, document_version = excluded.document_version, updated_at = excluded.updated_at")
+    sqlx::query("INSERT INTO connections (id, name, provider, document, document_version, created_at, updated_at) VALUES ($1, $2, $3, $4, $5, $6, $7) \
+         ON CONFLICT (id) DO UPDATE SET name = excluded.name, provider = excluded.provider, document = excluded.document, document_version = excluded.document_version, updated_at = excluded.updated_at")
         .bind(connection.id.to_string())
         .bind(connection.name)
         .bind(connection.provider.as_str())
@@ -339,15 +341,15 @@ pub(super) async fn put_connection(
 }
 
 pub(super) async fn replace_documents(
-    connection: &mut SqliteConnection,
+    connection: &mut DbConnection,
     changes: DocumentChanges,
 ) -> Result<bool> {
-    if epoch(&mut *connection).await? != changes.epoch {
+    if epoch_held(connection).await? != changes.epoch {
         return Ok(false);
     }
     for (id, config) in changes.subscriptions {
         sqlx::query(
-            "UPDATE subscriptions SET config = ?, config_version = ?, updated_at = ? WHERE id = ?",
+            "UPDATE subscriptions SET config = $1, config_version = $2, updated_at = $3 WHERE id = $4",
         )
         .bind(config.json.to_string())
         .bind(config.version)
@@ -357,7 +359,7 @@ pub(super) async fn replace_documents(
         .await?;
     }
     for (id, document) in changes.connections {
-        sqlx::query("UPDATE connections SET document = ?, document_version = ?, updated_at = ? WHERE id = ?")
+        sqlx::query("UPDATE connections SET document = $1, document_version = $2, updated_at = $3 WHERE id = $4")
             .bind(document.json.to_string())
             .bind(document.version)
             .bind(changes.at.0)
@@ -370,11 +372,11 @@ pub(super) async fn replace_documents(
 }
 
 pub(super) async fn delete_connection(
-    connection: &mut SqliteConnection,
+    connection: &mut DbConnection,
     id: ConnectionId,
 ) -> Result<bool> {
     let used_by: Option<String> =
-        sqlx::query_scalar("SELECT name FROM subscriptions WHERE connection_id = ? LIMIT 1")
+        sqlx::query_scalar("SELECT name FROM subscriptions WHERE connection_id = $1 LIMIT 1")
             .bind(id.to_string())
             .fetch_optional(&mut *connection)
             .await?;
@@ -383,7 +385,7 @@ pub(super) async fn delete_connection(
             "the subscription {subscription:?} uses this connection: delete or change it first"
         )));
     }
-    let done = sqlx::query("DELETE FROM connections WHERE id = ?")
+    let done = sqlx::query("DELETE FROM connections WHERE id = $1")
         .bind(id.to_string())
         .execute(&mut *connection)
         .await?;
@@ -423,7 +425,7 @@ impl From<StoredPermissions> for Permissions {
     }
 }
 
-pub(super) async fn grants(readers: &SqlitePool) -> Result<Vec<GrantRecord>> {
+pub(super) async fn grants(readers: &DbPool) -> Result<Vec<GrantRecord>> {
     let rows = sqlx::query(
         "SELECT provider, granted, asked, digest, granted_at FROM grants ORDER BY provider",
     )
@@ -447,14 +449,14 @@ pub(super) async fn grants(readers: &SqlitePool) -> Result<Vec<GrantRecord>> {
         .collect()
 }
 
-pub(super) async fn put_grant(connection: &mut SqliteConnection, grant: GrantRecord) -> Result<()> {
+pub(super) async fn put_grant(connection: &mut DbConnection, grant: GrantRecord) -> Result<()> {
     let granted = StoredGrant {
         permissions: (&grant.grant.permissions).into(),
         allow_addresses: grant.grant.allow_addresses.clone(),
     };
     let text = |value: serde_json::Result<String>| value.map_err(|error| corrupt("grants", &error));
-    sqlx::query("INSERT INTO grants (provider, granted, asked, digest, granted_at) VALUES (?, ?, ?, ?, ?) \
-         ON CONFLICT DO UPDATE SET granted = excluded.granted, asked = excluded.asked, digest = excluded.digest, granted_at = excluded.granted_at")
+    sqlx::query("INSERT INTO grants (provider, granted, asked, digest, granted_at) VALUES ($1, $2, $3, $4, $5) \
+         ON CONFLICT (provider) DO UPDATE SET granted = excluded.granted, asked = excluded.asked, digest = excluded.digest, granted_at = excluded.granted_at")
         .bind(grant.provider.as_str())
         .bind(text(serde_json::to_string(&granted))?)
         .bind(text(serde_json::to_string(&StoredPermissions::from(&grant.asked)))?)
@@ -466,10 +468,10 @@ pub(super) async fn put_grant(connection: &mut SqliteConnection, grant: GrantRec
 }
 
 pub(super) async fn delete_grant(
-    connection: &mut SqliteConnection,
+    connection: &mut DbConnection,
     provider: ProviderId,
 ) -> Result<bool> {
-    let done = sqlx::query("DELETE FROM grants WHERE provider = ?")
+    let done = sqlx::query("DELETE FROM grants WHERE provider = $1")
         .bind(provider.as_str())
         .execute(&mut *connection)
         .await?;
@@ -477,8 +479,8 @@ pub(super) async fn delete_grant(
     Ok(done.rows_affected() > 0)
 }
 
-pub(super) async fn put_key(connection: &mut SqliteConnection, key: ApiKey) -> Result<()> {
-    sqlx::query("INSERT INTO api_keys (id, name, role, hash, created_at, revoked_at) VALUES (?, ?, ?, ?, ?, ?)")
+pub(super) async fn put_key(connection: &mut DbConnection, key: ApiKey) -> Result<()> {
+    sqlx::query("INSERT INTO api_keys (id, name, role, hash, created_at, revoked_at) VALUES ($1, $2, $3, $4, $5, $6)")
         .bind(key.id.to_string())
         .bind(&key.name)
         .bind(key.role.as_str())
@@ -490,7 +492,7 @@ pub(super) async fn put_key(connection: &mut SqliteConnection, key: ApiKey) -> R
     bump(connection).await
 }
 
-pub(super) async fn keys(readers: &SqlitePool) -> Result<Vec<ApiKey>> {
+pub(super) async fn keys(readers: &DbPool) -> Result<Vec<ApiKey>> {
     let rows = sqlx::query(
         "SELECT id, name, role, hash, created_at, revoked_at FROM api_keys ORDER BY id",
     )
@@ -500,12 +502,12 @@ pub(super) async fn keys(readers: &SqlitePool) -> Result<Vec<ApiKey>> {
 }
 
 pub(super) async fn revoke_key(
-    connection: &mut SqliteConnection,
+    connection: &mut DbConnection,
     id: KeyId,
     at: Timestamp,
 ) -> Result<bool> {
     let done =
-        sqlx::query("UPDATE api_keys SET revoked_at = ? WHERE id = ? AND revoked_at IS NULL")
+        sqlx::query("UPDATE api_keys SET revoked_at = $1 WHERE id = $2 AND revoked_at IS NULL")
             .bind(at.0)
             .bind(id.to_string())
             .execute(&mut *connection)

@@ -1,8 +1,9 @@
 //! Accepting: idempotency keys, events and deliveries.
 
-use sqlx::{Row as _, SqliteConnection};
+use sqlx::Row as _;
 
 use super::batch::{chunks, statement};
+use super::dialect::DbConnection;
 use super::row::{PENDING, corrupt};
 use crate::domain::event::Event;
 use crate::domain::id::EventId;
@@ -15,10 +16,10 @@ const INSERT_DELIVERIES: &str = "INSERT INTO deliveries (id, event_id, event_typ
 const KEY_AGE_MIN_MS: i64 = 48 * 60 * 60 * 1_000;
 
 pub(super) async fn write(
-    connection: &mut SqliteConnection,
+    connection: &mut DbConnection,
     requests: &[&AcceptRequest],
 ) -> Result<Vec<Accepted>> {
-    let epoch = super::catalog::epoch(&mut *connection).await?;
+    let epoch = super::catalog::epoch_held(connection).await?;
     let mut answers = Vec::with_capacity(requests.len());
     let mut fresh = Vec::with_capacity(requests.len());
     for request in requests {
@@ -40,37 +41,16 @@ pub(super) async fn write(
 }
 
 async fn take_key(
-    connection: &mut SqliteConnection,
+    connection: &mut DbConnection,
     key: &IdempotencyKey,
     request: &AcceptRequest,
 ) -> Result<Accepted> {
-    let found = sqlx::query(
-        "SELECT body_hash, event_ids FROM idempotency_keys WHERE scope = ? AND key = ?",
-    )
-    .bind(&key.scope)
-    .bind(&key.key)
-    .fetch_optional(&mut *connection)
-    .await?;
-    if let Some(row) = found {
-        let hash: &[u8] = row.try_get(0)?;
-        if hash != key.body_hash {
-            return Ok(Accepted::KeyReused);
-        }
-        let ids: Vec<String> = serde_json::from_str(row.try_get(1)?)
-            .map_err(|error| corrupt("idempotency_keys.event_ids", &error))?;
-        let ids = ids
-            .iter()
-            .map(|id| id.parse::<EventId>())
-            .collect::<std::result::Result<_, _>>()
-            .map_err(|error| corrupt("idempotency_keys.event_ids", &error))?;
-        return Ok(Accepted::Duplicate(ids));
-    }
     let ids: Vec<String> = request
         .events
         .iter()
         .map(|event| event.id.to_string())
         .collect();
-    sqlx::query("INSERT INTO idempotency_keys (scope, key, body_hash, event_ids, created_at) VALUES (?, ?, ?, ?, ?)")
+    let taken = sqlx::query("INSERT INTO idempotency_keys (scope, key, body_hash, event_ids, created_at) VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING")
         .bind(&key.scope)
         .bind(&key.key)
         .bind(&key.body_hash[..])
@@ -78,16 +58,42 @@ async fn take_key(
         .bind(request.at.0)
         .execute(&mut *connection)
         .await?;
+    if taken.rows_affected() == 0 {
+        return earlier(connection, key).await;
+    }
     // A few old ones go with every new one, so that the table needs no sweep of its own.
-    sqlx::query("DELETE FROM idempotency_keys WHERE (scope, key) IN (SELECT scope, key FROM idempotency_keys WHERE created_at < ? ORDER BY created_at LIMIT 4)")
+    sqlx::query("DELETE FROM idempotency_keys WHERE (scope, key) IN (SELECT scope, key FROM idempotency_keys WHERE created_at < $1 ORDER BY created_at LIMIT 4)")
         .bind(request.at.0 - KEY_AGE_MIN_MS)
         .execute(&mut *connection)
         .await?;
     Ok(Accepted::New)
 }
 
+/// What the key was used for.
+async fn earlier(connection: &mut DbConnection, key: &IdempotencyKey) -> Result<Accepted> {
+    let row = sqlx::query(
+        "SELECT body_hash, event_ids FROM idempotency_keys WHERE scope = $1 AND key = $2",
+    )
+    .bind(&key.scope)
+    .bind(&key.key)
+    .fetch_one(&mut *connection)
+    .await?;
+    let hash: &[u8] = row.try_get(0)?;
+    if hash != key.body_hash {
+        return Ok(Accepted::KeyReused);
+    }
+    let ids: Vec<String> = serde_json::from_str(row.try_get(1)?)
+        .map_err(|error| corrupt("idempotency_keys.event_ids", &error))?;
+    let ids = ids
+        .iter()
+        .map(|id| id.parse::<EventId>())
+        .collect::<std::result::Result<_, _>>()
+        .map_err(|error| corrupt("idempotency_keys.event_ids", &error))?;
+    Ok(Accepted::Duplicate(ids))
+}
+
 pub(super) async fn insert_events(
-    connection: &mut SqliteConnection,
+    connection: &mut DbConnection,
     requests: &[&AcceptRequest],
 ) -> Result<()> {
     let events: Vec<&Event> = requests
@@ -119,7 +125,7 @@ fn system_ids_json(event: &Event) -> String {
 }
 
 pub(super) async fn insert_deliveries(
-    connection: &mut SqliteConnection,
+    connection: &mut DbConnection,
     requests: &[&AcceptRequest],
 ) -> Result<()> {
     let deliveries: Vec<_> = requests

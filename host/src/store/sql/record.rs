@@ -2,9 +2,10 @@
 
 use std::collections::HashMap;
 
-use sqlx::{Row as _, SqliteConnection};
+use sqlx::Row as _;
 
 use super::batch::{chunks, statement};
+use super::dialect::DbConnection;
 use super::row::{CANCELLED, FAILED, FILTERED, IN_FLIGHT, PENDING, RETRYING, SUCCESS};
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{Attempt, FencingToken, LeaseResult, Outcome, Transition};
@@ -30,12 +31,12 @@ const INSERT_ATTEMPTS: &str = "INSERT INTO attempts (delivery_id, number, starte
 
 /// Columns of a row: delivery id, external id.
 const KEEP_EXTERNAL_ID: &str = "INSERT INTO external_ids (subscription_id, correlation_key, external_id) \
-     SELECT d.subscription_id, e.correlation_key, ?2 FROM deliveries d JOIN events e ON e.id = d.event_id \
-     WHERE d.id = ?1 AND e.correlation_key IS NOT NULL \
-     ON CONFLICT DO UPDATE SET external_id = excluded.external_id";
+     SELECT d.subscription_id, e.correlation_key, $2 FROM deliveries d JOIN events e ON e.id = d.event_id \
+     WHERE d.id = $1 AND e.correlation_key IS NOT NULL \
+     ON CONFLICT (subscription_id, correlation_key) DO UPDATE SET external_id = excluded.external_id";
 
 pub(super) async fn write(
-    connection: &mut SqliteConnection,
+    connection: &mut DbConnection,
     results: &[&LeaseResult],
 ) -> Result<Vec<Recorded>> {
     let numbers = settle(connection, results).await?;
@@ -70,7 +71,7 @@ pub(super) async fn write(
 
 /// The deliveries whose lease was still held, with their attempts in all.
 async fn settle(
-    connection: &mut SqliteConnection,
+    connection: &mut DbConnection,
     results: &[&LeaseResult],
 ) -> Result<HashMap<String, i64>> {
     let mut numbers = HashMap::with_capacity(results.len());
@@ -118,7 +119,7 @@ fn last_error(attempt: Option<&Attempt>) -> Option<&str> {
 }
 
 async fn insert_attempts(
-    connection: &mut SqliteConnection,
+    connection: &mut DbConnection,
     written: &[(&LeaseResult, i64)],
 ) -> Result<()> {
     let made: Vec<(DeliveryId, i64, &Attempt)> = written
@@ -157,12 +158,12 @@ fn logs_json(attempt: &Attempt) -> Option<String> {
 }
 
 pub(super) async fn release(
-    connection: &mut SqliteConnection,
+    connection: &mut DbConnection,
     leases: Vec<(DeliveryId, FencingToken)>,
     at: Timestamp,
 ) -> Result<()> {
     for (id, token) in leases {
-        sqlx::query("UPDATE deliveries SET state = CASE attempts WHEN 0 THEN ?1 ELSE ?2 END, due_at = ?3, worker = NULL, updated_at = ?3 WHERE id = ?4 AND token = ?5 AND state = ?6")
+        sqlx::query("UPDATE deliveries SET state = CASE attempts WHEN 0 THEN $1 ELSE $2 END, due_at = $3, worker = NULL, updated_at = $3 WHERE id = $4 AND token = $5 AND state = $6")
             .bind(PENDING)
             .bind(RETRYING)
             .bind(at.0)
@@ -175,8 +176,8 @@ pub(super) async fn release(
     Ok(())
 }
 
-pub(super) async fn release_all(connection: &mut SqliteConnection, at: Timestamp) -> Result<u64> {
-    let done = sqlx::query("UPDATE deliveries SET state = CASE attempts WHEN 0 THEN ?1 ELSE ?2 END, due_at = ?3, worker = NULL, updated_at = ?3 WHERE due_at IS NOT NULL AND state = ?4")
+pub(super) async fn release_all(connection: &mut DbConnection, at: Timestamp) -> Result<u64> {
+    let done = sqlx::query("UPDATE deliveries SET state = CASE attempts WHEN 0 THEN $1 ELSE $2 END, due_at = $3, worker = NULL, updated_at = $3 WHERE due_at IS NOT NULL AND state = $4")
         .bind(PENDING)
         .bind(RETRYING)
         .bind(at.0)
@@ -188,11 +189,11 @@ pub(super) async fn release_all(connection: &mut SqliteConnection, at: Timestamp
 
 /// False: no such delivery.
 pub(super) async fn retry(
-    connection: &mut SqliteConnection,
+    connection: &mut DbConnection,
     id: DeliveryId,
     at: Timestamp,
 ) -> Result<bool> {
-    let state: Option<i64> = sqlx::query_scalar("SELECT state FROM deliveries WHERE id = ?")
+    let state: Option<i64> = sqlx::query_scalar("SELECT state FROM deliveries WHERE id = $1")
         .bind(id.to_string())
         .fetch_optional(&mut *connection)
         .await?;
@@ -205,7 +206,7 @@ pub(super) async fn retry(
         }
         Some(_) => {}
     }
-    sqlx::query("UPDATE deliveries SET state = ?1, attempts = 0, due_at = ?2, updated_at = ?2 WHERE id = ?3")
+    sqlx::query("UPDATE deliveries SET state = $1, attempts = 0, due_at = $2, updated_at = $2 WHERE id = $3")
         .bind(PENDING)
         .bind(at.0)
         .bind(id.to_string())

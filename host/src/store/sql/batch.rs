@@ -30,8 +30,12 @@ static TEXTS: LazyLock<Mutex<Texts>> = LazyLock::new(Mutex::default);
 pub(super) fn statement(template: &'static str, columns: usize, rows: usize) -> &'static str {
     let mut texts = TEXTS.lock().unwrap_or_else(PoisonError::into_inner);
     texts.entry((template, rows)).or_insert_with(|| {
-        let row = format!("({})", vec!["?"; columns].join(","));
-        let rows = vec![row; rows].join(",");
+        let row = |row: usize| {
+            let first = row * columns + 1;
+            let parameters: Vec<_> = (first..first + columns).map(|n| format!("${n}")).collect();
+            format!("({})", parameters.join(","))
+        };
+        let rows = (0..rows).map(row).collect::<Vec<_>>().join(",");
         Box::leak(template.replace("{rows}", &rows).into_boxed_str())
     })
 }
@@ -52,7 +56,7 @@ mod tests {
     fn statements_have_their_parameters() {
         assert_eq!(
             statement("INSERT INTO t VALUES {rows}", 2, 4),
-            "INSERT INTO t VALUES (?,?),(?,?),(?,?),(?,?)"
+            "INSERT INTO t VALUES ($1,$2),($3,$4),($5,$6),($7,$8)"
         );
     }
 }

@@ -4,8 +4,8 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use sqlx::Row as _;
-use sqlx::sqlite::SqliteRow;
 
+use super::dialect::DbRow;
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{Delivery, DeliveryState};
 use crate::domain::event::{Event, EventTypeName};
@@ -66,7 +66,7 @@ pub(super) fn json<T: serde::de::DeserializeOwned>(column: &str, text: &str) -> 
 }
 
 /// Columns: id, event_type, payload, occurred_at, received_at, correlation_key, system_ids.
-pub(super) fn event_from_row(row: &SqliteRow) -> Result<Event> {
+pub(super) fn event_from_row(row: &DbRow) -> Result<Event> {
     let key: Option<&str> = row.try_get(5)?;
     let system_ids: &str = row.try_get(6)?;
     Ok(Event {
@@ -87,7 +87,7 @@ pub(super) fn event_from_row(row: &SqliteRow) -> Result<Event> {
 pub(super) const DELIVERY_COLUMNS: &str = "id, event_id, event_type, subscription_id, provider, state, attempts, due_at, external_id, last_error, created_at, updated_at";
 
 /// Columns: [`DELIVERY_COLUMNS`].
-pub(super) fn delivery_from_row(row: &SqliteRow) -> Result<Delivery> {
+pub(super) fn delivery_from_row(row: &DbRow) -> Result<Delivery> {
     Ok(Delivery {
         id: parse("deliveries.id", row.try_get(0)?)?,
         event_id: parse("deliveries.event_id", row.try_get(1)?)?,

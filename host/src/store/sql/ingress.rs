@@ -1,9 +1,9 @@
 //! Inbound webhooks, their events and what was refused.
 
-use sqlx::sqlite::SqliteRow;
-use sqlx::{QueryBuilder, Row as _, Sqlite, SqliteConnection, SqlitePool};
+use sqlx::{QueryBuilder, Row as _};
 
 use super::accept;
+use super::dialect::{self, Db, DbConnection, DbPool, DbRow};
 use super::row::{corrupt, json, parse};
 use crate::domain::clock::Timestamp;
 use crate::domain::id::{EventId, SourceId, WebhookId};
@@ -37,10 +37,10 @@ fn state_of(code: i64) -> Result<WebhookState> {
 }
 
 pub(super) async fn write(
-    connection: &mut SqliteConnection,
+    connection: &mut DbConnection,
     requests: &[&ReceiveRequest],
 ) -> Result<Vec<Received>> {
-    let epoch = super::catalog::epoch(&mut *connection).await?;
+    let epoch = super::catalog::epoch_held(connection).await?;
     let mut answers = Vec::with_capacity(requests.len());
     for request in requests {
         answers.push(if request.epoch == epoch {
@@ -52,7 +52,7 @@ pub(super) async fn write(
     Ok(answers)
 }
 
-async fn receive(connection: &mut SqliteConnection, request: &ReceiveRequest) -> Result<Received> {
+async fn receive(connection: &mut DbConnection, request: &ReceiveRequest) -> Result<Received> {
     let at = request.webhook.received_at;
     let mut events = Vec::with_capacity(request.events.len());
     let mut fresh = AcceptRequest {
@@ -90,13 +90,13 @@ async fn receive(connection: &mut SqliteConnection, request: &ReceiveRequest) ->
 
 /// Takes `key` for `event`, or says which event has it.
 async fn take_key(
-    connection: &mut SqliteConnection,
+    connection: &mut DbConnection,
     key: &str,
     event: EventId,
     at: Timestamp,
 ) -> Result<Option<EventId>> {
     let taken = sqlx::query(
-        "INSERT INTO inbound_keys (key, event_id, created_at) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
+        "INSERT INTO inbound_keys (key, event_id, created_at) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
     )
     .bind(key)
     .bind(event.to_string())
@@ -106,7 +106,7 @@ async fn take_key(
     if taken.rows_affected() > 0 {
         return Ok(None);
     }
-    let earlier: String = sqlx::query_scalar("SELECT event_id FROM inbound_keys WHERE key = ?")
+    let earlier: String = sqlx::query_scalar("SELECT event_id FROM inbound_keys WHERE key = $1")
         .bind(key)
         .fetch_one(&mut *connection)
         .await?;
@@ -114,7 +114,7 @@ async fn take_key(
 }
 
 async fn insert(
-    connection: &mut SqliteConnection,
+    connection: &mut DbConnection,
     webhook: &InboundWebhook,
     state: WebhookState,
     events: &[EventId],
@@ -126,8 +126,8 @@ async fn insert(
     let headers = serde_json::to_string(&webhook.headers)
         .map_err(|error| corrupt("inbound_webhooks.headers", &error))?;
     let events: Vec<String> = events.iter().map(ToString::to_string).collect();
-    sqlx::query("INSERT INTO inbound_webhooks (id, source_id, received_at, remote_address, query, headers, body, state, reason, event_ids) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
-         ON CONFLICT DO UPDATE SET state = excluded.state, reason = excluded.reason, event_ids = excluded.event_ids")
+    sqlx::query("INSERT INTO inbound_webhooks (id, source_id, received_at, remote_address, query, headers, body, state, reason, event_ids) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) \
+         ON CONFLICT (id) DO UPDATE SET state = excluded.state, reason = excluded.reason, event_ids = excluded.event_ids")
         .bind(webhook.id.to_string())
         .bind(webhook.source.to_string())
         .bind(webhook.received_at.0)
@@ -144,10 +144,10 @@ async fn insert(
 }
 
 /// A few old rows go with every new one, so that the tables need no sweep of their own.
-async fn forget_old(connection: &mut SqliteConnection, at: Timestamp) -> Result<()> {
+async fn forget_old(connection: &mut DbConnection, at: Timestamp) -> Result<()> {
     for old in [
-        "DELETE FROM inbound_keys WHERE key IN (SELECT key FROM inbound_keys WHERE created_at < ? ORDER BY created_at LIMIT 4)",
-        "DELETE FROM inbound_webhooks WHERE id IN (SELECT id FROM inbound_webhooks WHERE received_at < ? ORDER BY received_at LIMIT 4)",
+        "DELETE FROM inbound_keys WHERE key IN (SELECT key FROM inbound_keys WHERE created_at < $1 ORDER BY created_at LIMIT 4)",
+        "DELETE FROM inbound_webhooks WHERE id IN (SELECT id FROM inbound_webhooks WHERE received_at < $1 ORDER BY received_at LIMIT 4)",
     ] {
         sqlx::query(old)
             .bind(at.0 - AGE_MIN_MS)
@@ -158,7 +158,7 @@ async fn forget_old(connection: &mut SqliteConnection, at: Timestamp) -> Result<
 }
 
 /// Columns: [`COLUMNS`], then the body where it was asked for.
-fn webhook_from_row(row: &SqliteRow) -> Result<InboundWebhook> {
+fn webhook_from_row(row: &DbRow) -> Result<InboundWebhook> {
     let events: Vec<String> = json("inbound_webhooks.event_ids", row.try_get(8)?)?;
     let body: Option<&[u8]> = row.try_get("body").ok();
     Ok(InboundWebhook {
@@ -178,8 +178,8 @@ fn webhook_from_row(row: &SqliteRow) -> Result<InboundWebhook> {
     })
 }
 
-pub(super) async fn webhook(readers: &SqlitePool, id: WebhookId) -> Result<Option<InboundWebhook>> {
-    let row = QueryBuilder::<Sqlite>::new("SELECT ")
+pub(super) async fn webhook(readers: &DbPool, id: WebhookId) -> Result<Option<InboundWebhook>> {
+    let row = QueryBuilder::<Db>::new("SELECT ")
         .push(COLUMNS)
         .push(", body FROM inbound_webhooks WHERE id = ")
         .push_bind(id.to_string())
@@ -190,12 +190,12 @@ pub(super) async fn webhook(readers: &SqlitePool, id: WebhookId) -> Result<Optio
 }
 
 pub(super) async fn webhooks(
-    readers: &SqlitePool,
+    readers: &DbPool,
     filter: &WebhookFilter,
     after: Option<WebhookId>,
     limit: usize,
 ) -> Result<Page<InboundWebhook>> {
-    let mut query = QueryBuilder::<Sqlite>::new("SELECT ");
+    let mut query = QueryBuilder::<Db>::new("SELECT ");
     query
         .push(COLUMNS)
         .push(" FROM inbound_webhooks WHERE TRUE");
@@ -230,9 +230,9 @@ pub(super) async fn webhooks(
     })
 }
 
-pub(super) async fn reject(connection: &mut SqliteConnection, rejection: Rejection) -> Result<()> {
+pub(super) async fn reject(connection: &mut DbConnection, rejection: Rejection) -> Result<()> {
     sqlx::query(
-        "INSERT INTO source_rejections (source_id, at, remote_address, reason) VALUES (?, ?, ?, ?)",
+        "INSERT INTO source_rejections (source_id, at, remote_address, reason) VALUES ($1, $2, $3, $4)",
     )
     .bind(rejection.source.to_string())
     .bind(rejection.at.0)
@@ -240,7 +240,7 @@ pub(super) async fn reject(connection: &mut SqliteConnection, rejection: Rejecti
     .bind(&rejection.reason)
     .execute(&mut *connection)
     .await?;
-    sqlx::query("DELETE FROM source_rejections WHERE source_id = ?1 AND rowid NOT IN (SELECT rowid FROM source_rejections WHERE source_id = ?1 ORDER BY rowid DESC LIMIT ?2)")
+    sqlx::query(dialect::FORGET_REJECTIONS)
         .bind(rejection.source.to_string())
         .bind(REJECTIONS_MAX)
         .execute(&mut *connection)
@@ -248,8 +248,8 @@ pub(super) async fn reject(connection: &mut SqliteConnection, rejection: Rejecti
     Ok(())
 }
 
-pub(super) async fn rejections(readers: &SqlitePool, source: SourceId) -> Result<Vec<Rejection>> {
-    let rows = sqlx::query("SELECT at, remote_address, reason FROM source_rejections WHERE source_id = ? ORDER BY rowid DESC")
+pub(super) async fn rejections(readers: &DbPool, source: SourceId) -> Result<Vec<Rejection>> {
+    let rows = sqlx::query(dialect::REJECTIONS)
         .bind(source.to_string())
         .fetch_all(readers)
         .await?;

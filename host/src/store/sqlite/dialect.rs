@@ -1,0 +1,35 @@
+//! What SQLite has of its own, for the statements that both databases share.
+
+use sqlx::{Connection as _, Sqlite, SqliteConnection, SqlitePool, SqliteTransaction};
+
+use crate::store::Result;
+
+pub(super) type Db = Sqlite;
+pub(super) type DbConnection = SqliteConnection;
+pub(super) type DbPool = SqlitePool;
+pub(super) type DbRow = sqlx::sqlite::SqliteRow;
+
+/// Nobody else writes while this transaction does.
+pub(super) const HOLD_EPOCH: &str = "SELECT epoch FROM catalog";
+pub(super) const CANCEL_QUEUED: &str = "UPDATE deliveries INDEXED BY deliveries_lane SET state = 5, due_at = NULL, updated_at = $1 WHERE subscription_id = $2 AND state <= 2 AND state <> 2";
+pub(super) const UNPARK: &str = "UPDATE deliveries INDEXED BY deliveries_lane SET due_at = $1, updated_at = $1 WHERE subscription_id = $2 AND state <= 2 AND due_at IS NULL";
+pub(super) const WITH_WORK_LEFT: &str =
+    " AND rowid IN (SELECT rowid FROM deliveries WHERE state <= 2)";
+pub(super) const FORGET_REJECTIONS: &str = "DELETE FROM source_rejections WHERE source_id = $1 AND rowid NOT IN (SELECT rowid FROM source_rejections WHERE source_id = $1 ORDER BY rowid DESC LIMIT $2)";
+pub(super) const REJECTIONS: &str = "SELECT at, remote_address, reason FROM source_rejections WHERE source_id = $1 ORDER BY rowid DESC";
+
+/// The one connection that writes.
+pub(super) struct Writing(pub(super) SqliteConnection);
+
+impl Writing {
+    pub(super) async fn begin(&mut self) -> Result<SqliteTransaction<'_>> {
+        Ok(self.0.begin_with("BEGIN IMMEDIATE").await?)
+    }
+
+    /// Leaves the file tidy.
+    pub(super) async fn close(self) {
+        if let Err(error) = self.0.close().await {
+            tracing::warn!(%error, "the database did not close cleanly");
+        }
+    }
+}
