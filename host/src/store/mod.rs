@@ -4,6 +4,7 @@
 //! durable. Every back end passes [`conformance`].
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 
@@ -24,6 +25,7 @@ use crate::domain::subscription::{Connection, SealedDocument, Subscription};
 #[cfg(test)]
 pub mod conformance;
 mod ingress;
+pub mod postgres;
 pub mod sqlite;
 
 pub use ingress::{IngressStore, KeyedEvent, ReceiveRequest, Received, WebhookFilter};
@@ -451,6 +453,26 @@ pub trait Store: DeliveryStore + CatalogStore + IngressStore {
     /// # Errors
     /// `Unavailable`.
     async fn ping(&self) -> Result<()>;
+
+    /// Whether other processes may have it open too.
+    fn is_shared(&self) -> bool {
+        false
+    }
+
+    /// Notes that `worker` lives, and makes due what workers hold that were not seen for `patience`.
+    /// Returns how many deliveries that were.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    async fn keep_alive(&self, worker: WorkerId, patience: Duration) -> Result<u64> {
+        let _ = (worker, patience);
+        Ok(0)
+    }
+
+    /// Returns when another process may have accepted something. Hints only: some are missed.
+    async fn heard_of_work(&self) {
+        std::future::pending().await
+    }
 }
 
 impl From<sqlx::Error> for StoreError {

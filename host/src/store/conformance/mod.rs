@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::{
-    AcceptRequest, Accepted, CatalogEpoch, ClaimRequest, DeliveryFilter, DocumentChanges,
+    AcceptRequest, Accepted, CatalogEpoch, Claim, ClaimRequest, DeliveryFilter, DocumentChanges,
     EventFilter, GrantRecord, IdempotencyKey, KeyedEvent, ReceiveRequest, Received, Recorded,
     Store, StoreError, WebhookFilter,
 };
@@ -101,6 +101,36 @@ pub(crate) use cases;
 
 const T0: Timestamp = Timestamp(1_700_000_000_000);
 const LEASE: Duration = Duration::from_secs(60);
+
+/// Beyond any lease of a real clock.
+const FAR: Timestamp = Timestamp(5_000_000_000_000);
+
+/// A delivery that `worker` has leased for ever.
+pub(crate) async fn leased_by(store: &dyn Store, worker: WorkerId) -> LeasedDelivery {
+    let fixture = Fixture::new();
+    fixture.one(store).await;
+    let request = ClaimRequest {
+        worker,
+        now: T0,
+        lease_until: FAR,
+        limit: 10,
+        caps: Vec::new(),
+    };
+    let mut claim = store.claim(request).await.expect("claims");
+    claim.leased.pop().expect("a delivery")
+}
+
+/// What `worker` can have well before [`FAR`].
+pub(crate) async fn claim_by(store: &dyn Store, worker: WorkerId) -> Claim {
+    let request = ClaimRequest {
+        worker,
+        now: Timestamp(FAR.0 - 1_000_000_000),
+        lease_until: FAR,
+        limit: 10,
+        caps: Vec::new(),
+    };
+    store.claim(request).await.expect("claims")
+}
 
 /// Identifiers of one case.
 struct Fixture {

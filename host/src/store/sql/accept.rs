@@ -3,7 +3,7 @@
 use sqlx::Row as _;
 
 use super::batch::{chunks, statement};
-use super::dialect::DbConnection;
+use super::dialect::{self, DbConnection};
 use super::row::{PENDING, corrupt};
 use crate::domain::event::Event;
 use crate::domain::id::EventId;
@@ -160,6 +160,11 @@ pub(super) async fn insert_deliveries(
                 .bind(request.at.0);
         }
         query.execute(&mut *connection).await?;
+    }
+    if let Some(announce) = dialect::ANNOUNCE
+        && !deliveries.is_empty()
+    {
+        sqlx::query(announce).execute(connection).await?;
     }
     Ok(())
 }

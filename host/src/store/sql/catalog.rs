@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::{Executor, Row as _};
 
 use super::dialect::{self, Db, DbConnection, DbPool, DbRow};
-use super::row::{corrupt, event_type_name, json, parse, provider};
+use super::row::{corrupt, event_type_name, json, parse, provider, unsigned};
 use crate::domain::clock::Timestamp;
 use crate::domain::event::{EventPattern, EventType, EventTypeName};
 use crate::domain::id::{ConnectionId, KeyId, SubscriptionId};
@@ -104,7 +104,7 @@ fn subscription_from_row(row: &DbRow) -> Result<Subscription> {
         provider: provider(row.try_get(3)?)?,
         config: SealedDocument {
             json: json("subscriptions.config", row.try_get(4)?)?,
-            version: row.try_get(5)?,
+            version: unsigned("subscriptions.config_version", row.try_get(5)?)?,
         },
         connection: connection
             .map(|id| parse("subscriptions.connection_id", id))
@@ -118,7 +118,10 @@ fn subscription_from_row(row: &DbRow) -> Result<Subscription> {
             .map(|delays| json("subscriptions.retry_delays_ms", delays))
             .transpose()?
             .map(|delays_ms| RetryPolicy { delays_ms }),
-        timeout_ms: row.try_get(13)?,
+        timeout_ms: row
+            .try_get::<Option<i64>, _>(13)?
+            .map(|ms| unsigned("subscriptions.timeout_ms", ms))
+            .transpose()?,
         flow: super::flow::from_column(row.try_get(18)?)?,
         created_at: Timestamp(row.try_get(14)?),
         updated_at: Timestamp(row.try_get(15)?),
@@ -134,7 +137,7 @@ fn connection_from_row(row: &DbRow) -> Result<Connection> {
         provider: provider(row.try_get(2)?)?,
         document: SealedDocument {
             json: json("connections.document", row.try_get(3)?)?,
-            version: row.try_get(4)?,
+            version: unsigned("connections.document_version", row.try_get(4)?)?,
         },
         created_at: Timestamp(row.try_get(5)?),
         updated_at: Timestamp(row.try_get(6)?),
@@ -190,11 +193,12 @@ pub(super) async fn put_catalogue(
         put_event_type(connection, event_type).await?;
     }
     for name in gone {
-        let named: Option<i64> =
-            sqlx::query_scalar("SELECT 1 FROM subscriptions WHERE events = $1 LIMIT 1")
-                .bind(name.as_str())
-                .fetch_optional(&mut *connection)
-                .await?;
+        let named: Option<i64> = sqlx::query_scalar(
+            "SELECT CAST(1 AS BIGINT) FROM subscriptions WHERE events = $1 LIMIT 1",
+        )
+        .bind(name.as_str())
+        .fetch_optional(&mut *connection)
+        .await?;
         let change = match named {
             Some(_) => "UPDATE event_types SET retired = TRUE WHERE name = $1",
             None => "DELETE FROM event_types WHERE name = $1",
@@ -234,10 +238,11 @@ pub(super) async fn put_subscription(
     subscription: Subscription,
 ) -> Result<()> {
     if let Some(id) = subscription.connection {
-        let found: Option<i64> = sqlx::query_scalar("SELECT 1 FROM connections WHERE id = $1")
-            .bind(id.to_string())
-            .fetch_optional(&mut *connection)
-            .await?;
+        let found: Option<i64> =
+            sqlx::query_scalar("SELECT CAST(1 AS BIGINT) FROM connections WHERE id = $1")
+                .bind(id.to_string())
+                .fetch_optional(&mut *connection)
+                .await?;
         if found.is_none() {
             return Err(StoreError::Conflict(format!(
                 "connectionId: there is no connection {id}"
@@ -252,7 +257,7 @@ pub(super) async fn put_subscription(
         .bind(subscription.events.as_str())
         .bind(subscription.provider.as_str())
         .bind(subscription.config.json.to_string())
-        .bind(subscription.config.version)
+        .bind(i64::from(subscription.config.version))
         .bind(subscription.connection.map(|id| id.to_string()))
         .bind(serde_json::Value::from(subscription.system_filter).to_string())
         .bind(subscription.enabled)
@@ -260,7 +265,7 @@ pub(super) async fn put_subscription(
         .bind(subscription.paused)
         .bind(subscription.ordered)
         .bind(retry.map(|retry| serde_json::Value::from(retry.delays_ms.clone()).to_string()))
-        .bind(subscription.timeout_ms)
+        .bind(subscription.timeout_ms.map(i64::from))
         .bind(subscription.created_at.0)
         .bind(subscription.updated_at.0)
         .bind(subscription.filter.as_deref())
@@ -331,7 +336,7 @@ pub(super) async fn put_connection(
         .bind(connection.name)
         .bind(connection.provider.as_str())
         .bind(connection.document.json.to_string())
-        .bind(connection.document.version)
+        .bind(i64::from(connection.document.version))
         .bind(connection.created_at.0)
         .bind(connection.updated_at.0)
         .execute(&mut *writer)
@@ -352,7 +357,7 @@ pub(super) async fn replace_documents(
             "UPDATE subscriptions SET config = $1, config_version = $2, updated_at = $3 WHERE id = $4",
         )
         .bind(config.json.to_string())
-        .bind(config.version)
+        .bind(i64::from(config.version))
         .bind(changes.at.0)
         .bind(id.to_string())
         .execute(&mut *connection)
@@ -361,7 +366,7 @@ pub(super) async fn replace_documents(
     for (id, document) in changes.connections {
         sqlx::query("UPDATE connections SET document = $1, document_version = $2, updated_at = $3 WHERE id = $4")
             .bind(document.json.to_string())
-            .bind(document.version)
+            .bind(i64::from(document.version))
             .bind(changes.at.0)
             .bind(id.to_string())
             .execute(&mut *connection)

@@ -3,7 +3,7 @@
 use sqlx::Row as _;
 
 use super::dialect::{DbConnection, DbPool};
-use super::row::parse;
+use super::row::{parse, unsigned};
 use crate::domain::circuit::OpenCircuit;
 use crate::domain::clock::Timestamp;
 use crate::domain::id::{ConnectionId, SubscriptionId};
@@ -16,7 +16,7 @@ pub(super) async fn put(connection: &mut DbConnection, circuit: OpenCircuit) -> 
         .bind(circuit.subscription.to_string())
         .bind(circuit.since.0)
         .bind(circuit.reason)
-        .bind(circuit.probes)
+        .bind(i64::from(circuit.probes))
         .bind(circuit.next_probe_at.0)
         .execute(connection)
         .await?;
@@ -52,7 +52,7 @@ pub(super) async fn all(readers: &DbPool) -> Result<Vec<OpenCircuit>> {
                 subscription: parse("circuits.subscription_id", row.try_get(0)?)?,
                 since: Timestamp(row.try_get(1)?),
                 reason: row.try_get(2)?,
-                probes: row.try_get(3)?,
+                probes: unsigned("circuits.probes", row.try_get(3)?)?,
                 next_probe_at: Timestamp(row.try_get(4)?),
             })
         })

@@ -3,7 +3,7 @@
 use sqlx::{AssertSqlSafe, QueryBuilder, Row as _};
 
 use super::dialect::{self, Db, DbPool, DbRow};
-use super::row::{DELIVERY_COLUMNS, delivery_from_row, event_from_row, json, state_code};
+use super::row::{DELIVERY_COLUMNS, delivery_from_row, event_from_row, json, state_code, unsigned};
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{Attempt, Delivery, DeliveryState, LogLine, Outcome};
 use crate::domain::event::Event;
@@ -36,11 +36,7 @@ pub(super) async fn events(
     page(&rows, limit, event_from_row)
 }
 
-fn events_query(
-    filter: &EventFilter,
-    after: Option<EventId>,
-    limit: usize,
-) -> QueryBuilder<Db> {
+fn events_query(filter: &EventFilter, after: Option<EventId>, limit: usize) -> QueryBuilder<Db> {
     let mut query = QueryBuilder::new(format!("SELECT {EVENT_COLUMNS} FROM events WHERE TRUE"));
     if let Some(event_type) = &filter.event_type {
         query
@@ -178,14 +174,17 @@ fn attempt_from_row(row: &DbRow) -> Result<Attempt> {
     let lines: Vec<[String; 2]> =
         logs.map_or(Ok(Vec::new()), |logs| json("attempts.logs", logs))?;
     Ok(Attempt {
-        number: row.try_get(0)?,
+        number: unsigned("attempts.number", row.try_get(0)?)?,
         started_at: Timestamp(row.try_get(1)?),
         latency: std::time::Duration::from_micros(
             u64::try_from(row.try_get::<i64, _>(2)?).unwrap_or(0),
         ),
         outcome: Outcome::from_name(outcome)
             .ok_or_else(|| StoreError::Corrupt(format!("attempts.outcome holds {outcome:?}")))?,
-        http_status: row.try_get(4)?,
+        http_status: row
+            .try_get::<Option<i64>, _>(4)?
+            .map(|status| unsigned("attempts.http_status", status))
+            .transpose()?,
         provider_version: row.try_get(5)?,
         message: row.try_get(6)?,
         logs: lines
@@ -203,7 +202,7 @@ fn attempt_from_row(row: &DbRow) -> Result<Attempt> {
 
 pub(super) async fn backlog(readers: &DbPool, at_most: u64) -> Result<u64> {
     let count: i64 = sqlx::query_scalar(
-        "SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE due_at IS NOT NULL LIMIT $1)",
+        "SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE due_at IS NOT NULL LIMIT $1) AS waiting",
     )
     .bind(i64::try_from(at_most).unwrap_or(i64::MAX))
     .fetch_one(readers)

@@ -135,7 +135,7 @@ async fn insert_attempts(
                 .bind(attempt.started_at.0)
                 .bind(i64::try_from(attempt.latency.as_micros()).unwrap_or(i64::MAX))
                 .bind(attempt.outcome.as_str())
-                .bind(attempt.http_status)
+                .bind(attempt.http_status.map(i64::from))
                 .bind(attempt.provider_version.as_deref())
                 .bind(attempt.message.as_str())
                 .bind(logs_json(attempt));

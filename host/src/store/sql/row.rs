@@ -53,6 +53,11 @@ where
         .map_err(|error: T::Err| corrupt(column, &error))
 }
 
+/// A column of a number that is never negative.
+pub(super) fn unsigned<T: TryFrom<i64>>(column: &str, value: i64) -> Result<T> {
+    T::try_from(value).map_err(|_| StoreError::Corrupt(format!("{column} holds {value}")))
+}
+
 pub(super) fn provider(text: &str) -> Result<ProviderId> {
     ProviderId::parse(text).map_err(|error| corrupt("provider", &error))
 }
@@ -95,7 +100,7 @@ pub(super) fn delivery_from_row(row: &DbRow) -> Result<Delivery> {
         subscription_id: parse("deliveries.subscription_id", row.try_get(3)?)?,
         provider: provider(row.try_get(4)?)?,
         state: state_of(row.try_get(5)?)?,
-        attempts: row.try_get(6)?,
+        attempts: unsigned("deliveries.attempts", row.try_get(6)?)?,
         due_at: row.try_get::<Option<i64>, _>(7)?.map(Timestamp),
         external_id: row.try_get(8)?,
         last_error: row.try_get(9)?,

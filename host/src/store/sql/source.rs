@@ -4,7 +4,7 @@ use sqlx::Row as _;
 
 use super::catalog::bump;
 use super::dialect::{DbConnection, DbRow};
-use super::row::{corrupt, json, parse, provider};
+use super::row::{corrupt, json, parse, provider, unsigned};
 use crate::domain::clock::Timestamp;
 use crate::domain::id::SourceId;
 use crate::domain::source::{Source, SourceName};
@@ -29,13 +29,13 @@ fn source_from_row(row: &DbRow) -> Result<Source> {
         component: provider(row.try_get(2)?)?,
         config: SealedDocument {
             json: json("sources.config", row.try_get(3)?)?,
-            version: row.try_get(4)?,
+            version: unsigned("sources.config_version", row.try_get(4)?)?,
         },
         verification: SealedDocument {
             json: json("sources.verification", row.try_get(5)?)?,
             version: VERIFICATION_VERSION,
         },
-        rate_per_minute: row.try_get(6)?,
+        rate_per_minute: unsigned("sources.rate_per_minute", row.try_get(6)?)?,
         enabled: row.try_get(7)?,
         created_at: Timestamp(row.try_get(8)?),
         updated_at: Timestamp(row.try_get(9)?),
@@ -44,7 +44,7 @@ fn source_from_row(row: &DbRow) -> Result<Source> {
 
 pub(super) async fn put(connection: &mut DbConnection, source: Source) -> Result<()> {
     let taken: Option<i64> =
-        sqlx::query_scalar("SELECT 1 FROM sources WHERE name = $1 AND id <> $2")
+        sqlx::query_scalar("SELECT CAST(1 AS BIGINT) FROM sources WHERE name = $1 AND id <> $2")
             .bind(source.name.as_str())
             .bind(source.id.to_string())
             .fetch_optional(&mut *connection)
@@ -61,9 +61,9 @@ pub(super) async fn put(connection: &mut DbConnection, source: Source) -> Result
         .bind(source.name.as_str())
         .bind(source.component.as_str())
         .bind(source.config.json.to_string())
-        .bind(source.config.version)
+        .bind(i64::from(source.config.version))
         .bind(source.verification.json.to_string())
-        .bind(source.rate_per_minute)
+        .bind(i64::from(source.rate_per_minute))
         .bind(source.enabled)
         .bind(source.created_at.0)
         .bind(source.updated_at.0)

@@ -11,6 +11,8 @@ pub(super) type DbRow = sqlx::sqlite::SqliteRow;
 
 /// Nobody else writes while this transaction does.
 pub(super) const HOLD_EPOCH: &str = "SELECT epoch FROM catalog";
+/// This process is the only one, and knows.
+pub(super) const ANNOUNCE: Option<&str> = None;
 pub(super) const CANCEL_QUEUED: &str = "UPDATE deliveries INDEXED BY deliveries_lane SET state = 5, due_at = NULL, updated_at = $1 WHERE subscription_id = $2 AND state <= 2 AND state <> 2";
 pub(super) const UNPARK: &str = "UPDATE deliveries INDEXED BY deliveries_lane SET due_at = $1, updated_at = $1 WHERE subscription_id = $2 AND state <= 2 AND due_at IS NULL";
 pub(super) const WITH_WORK_LEFT: &str =

@@ -1,0 +1,528 @@
+//! PostgreSQL: for one process or many.
+//!
+//! Concurrent calls share a commit, as over SQLite: one task a process commits what was accepted,
+//! another one claims and records. Claims of several processes pass each other by. A process that
+//! has not been seen for a while loses its leases.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use sqlx::PgPool;
+use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+
+use super::{
+    AcceptRequest, Accepted, Catalog, CatalogEpoch, CatalogStore, Claim, ClaimRequest,
+    DeliveryFilter, DeliveryStore, DocumentChanges, EventFilter, GrantRecord, IngressStore, Page,
+    ReceiveRequest, Received, Recorded, Result, Store, StoreError, WebhookFilter,
+};
+use crate::domain::circuit::OpenCircuit;
+use crate::domain::clock::Timestamp;
+use crate::domain::delivery::{Attempt, Delivery, FencingToken, LeaseResult};
+use crate::domain::event::{Event, EventType, EventTypeName};
+use crate::domain::id::{
+    ConnectionId, DeliveryId, EventId, KeyId, SourceId, SubscriptionId, WebhookId, WorkerId,
+};
+use crate::domain::key::ApiKey;
+use crate::domain::provider::ProviderId;
+use crate::domain::source::{InboundWebhook, Rejection, Source};
+use crate::domain::subscription::{Connection, Subscription};
+
+mod claim;
+mod dialect;
+mod lanes;
+mod workers;
+
+// What is the same for both databases, compiled against this one's `dialect`.
+#[path = "../sql/accept.rs"]
+mod accept;
+#[path = "../sql/batch.rs"]
+mod batch;
+#[path = "../sql/catalog.rs"]
+mod catalog;
+#[path = "../sql/circuit.rs"]
+mod circuit;
+#[path = "../sql/flow.rs"]
+mod flow;
+#[path = "../sql/ingress.rs"]
+mod ingress;
+#[path = "../sql/query.rs"]
+mod query;
+#[path = "../sql/record.rs"]
+mod record;
+#[path = "../sql/row.rs"]
+mod row;
+#[path = "../sql/source.rs"]
+mod source;
+#[path = "../sql/writer.rs"]
+mod writer;
+
+use writer::Writer;
+
+/// Connections: one each for accepting and leasing, one that listens, the others for listings,
+/// details and changes of the catalogue.
+const CONNECTIONS: u32 = 16;
+/// How long a call waits for a connection.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a health check waits.
+const PING_TIMEOUT: Duration = Duration::from_secs(3);
+/// The channel of `NOTIFY`.
+const CHANNEL: &str = "hookport_due";
+/// After the listening connection could not be made.
+const LISTEN_AGAIN: Duration = Duration::from_secs(1);
+
+/// Why the database cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The URL is wrong. It is not repeated, as it may hold a password.
+    #[error(
+        "the database's URL cannot be read: {0}; it is postgres://user:password@host:port/database"
+    )]
+    Url(String),
+    /// PostgreSQL cannot be reached, or refuses.
+    #[error("cannot open the database: {0}")]
+    Database(#[from] sqlx::Error),
+    /// A migration failed, or the database is newer than this binary.
+    #[error("cannot bring the database up to date: {0}")]
+    Migrate(#[from] sqlx::migrate::MigrateError),
+    /// It is older than this binary, and migrating at the start was switched off.
+    #[error(
+        "the database is not up to date: run `hookport migrate`, or start with migrate_at_start = true"
+    )]
+    Outdated,
+}
+
+/// The store.
+pub struct PostgresStore {
+    /// Accepts, and changes the catalogue.
+    writer: Writer,
+    /// Claims and records.
+    leases: Writer,
+    readers: PgPool,
+    due: Arc<Notify>,
+    listening: JoinHandle<()>,
+}
+
+impl std::fmt::Debug for PostgresStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PostgresStore").finish_non_exhaustive()
+    }
+}
+
+impl Drop for PostgresStore {
+    fn drop(&mut self) {
+        self.listening.abort();
+    }
+}
+
+fn pool(url: &str) -> std::result::Result<PgPool, OpenError> {
+    if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
+        return Err(OpenError::Url("it begins with something else".to_owned()));
+    }
+    // sqlx says what is wrong with it and repeats none of it.
+    let options: PgConnectOptions = url
+        .parse()
+        .map_err(|error: sqlx::Error| OpenError::Url(error.to_string()))?;
+    let options = options
+        .application_name("hookport")
+        .statement_cache_capacity(300)
+        .options([
+            ("statement_timeout", "30000"),
+            ("lock_timeout", "10000"),
+            ("idle_in_transaction_session_timeout", "30000"),
+        ]);
+    Ok(PgPoolOptions::new()
+        .max_connections(CONNECTIONS)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .connect_lazy_with(options))
+}
+
+impl PostgresStore {
+    /// Opens the database at `url`; brings it up to date where `migrate` says so.
+    ///
+    /// # Errors
+    /// Each kind of [`OpenError`].
+    pub async fn open(url: &str, migrate: bool) -> std::result::Result<Self, OpenError> {
+        let readers = pool(url)?;
+        let migrations = sqlx::migrate!("../migrations/postgres");
+        if migrate {
+            // Takes a lock: of several processes that start, one does it and the others wait.
+            migrations.run(&readers).await?;
+        } else if applied(&readers).await? != migrations.iter().count() {
+            return Err(OpenError::Outdated);
+        }
+        let due = Arc::new(Notify::new());
+        Ok(Self {
+            writer: Writer::start(dialect::Writing(readers.clone())),
+            leases: Writer::start(dialect::Writing(readers.clone())),
+            listening: tokio::spawn(listen(readers.clone(), due.clone())),
+            due,
+            readers,
+        })
+    }
+
+    /// Brings the database at `url` up to date.
+    ///
+    /// # Errors
+    /// Each kind of [`OpenError`].
+    pub async fn migrate(url: &str) -> std::result::Result<(), OpenError> {
+        sqlx::migrate!("../migrations/postgres")
+            .run(&pool(url)?)
+            .await?;
+        Ok(())
+    }
+}
+
+/// How many migrations are on record.
+async fn applied(readers: &PgPool) -> std::result::Result<usize, sqlx::Error> {
+    let there: bool = sqlx::query_scalar("SELECT to_regclass('_sqlx_migrations') IS NOT NULL")
+        .fetch_one(readers)
+        .await?;
+    if !there {
+        return Ok(0);
+    }
+    let count: i64 = sqlx::query_scalar("SELECT count(*) FROM _sqlx_migrations WHERE success")
+        .fetch_one(readers)
+        .await?;
+    Ok(usize::try_from(count).unwrap_or(0))
+}
+
+/// Hears of what other processes accepted, for as long as the store lives.
+async fn listen(pool: PgPool, due: Arc<Notify>) {
+    loop {
+        let heard = async {
+            let mut listener = PgListener::connect_with(&pool).await?;
+            listener.listen(CHANNEL).await?;
+            loop {
+                listener.recv().await?;
+                due.notify_one();
+            }
+        };
+        let heard: std::result::Result<(), sqlx::Error> = heard.await;
+        if let Err(error) = heard {
+            tracing::debug!(%error, "not told of new deliveries for a moment; they are looked for every second");
+        }
+        tokio::time::sleep(LISTEN_AGAIN).await;
+    }
+}
+
+#[async_trait]
+impl DeliveryStore for PostgresStore {
+    async fn accept(&self, request: AcceptRequest) -> Result<Accepted> {
+        self.writer.accept(request).await
+    }
+
+    async fn claim(&self, request: ClaimRequest) -> Result<Claim> {
+        self.leases.claim(request).await
+    }
+
+    async fn record(&self, result: LeaseResult) -> Result<Recorded> {
+        self.leases.record(result).await
+    }
+
+    async fn release(&self, leases: Vec<(DeliveryId, FencingToken)>, at: Timestamp) -> Result<()> {
+        self.writer
+            .run(move |connection| Box::pin(record::release(connection, leases, at)))
+            .await
+    }
+
+    async fn release_all(&self, at: Timestamp) -> Result<u64> {
+        self.writer
+            .run(move |connection| Box::pin(record::release_all(connection, at)))
+            .await
+    }
+
+    async fn event(&self, id: EventId) -> Result<Option<Event>> {
+        query::event(&self.readers, id).await
+    }
+
+    async fn events(
+        &self,
+        filter: &EventFilter,
+        after: Option<EventId>,
+        limit: usize,
+    ) -> Result<Page<Event>> {
+        query::events(&self.readers, filter, after, limit).await
+    }
+
+    async fn delivery(&self, id: DeliveryId) -> Result<Option<Delivery>> {
+        query::delivery(&self.readers, id).await
+    }
+
+    async fn attempts(&self, id: DeliveryId) -> Result<Vec<Attempt>> {
+        query::attempts(&self.readers, id).await
+    }
+
+    async fn deliveries(
+        &self,
+        filter: &DeliveryFilter,
+        after: Option<DeliveryId>,
+        limit: usize,
+    ) -> Result<Page<Delivery>> {
+        query::deliveries(&self.readers, filter, after, limit).await
+    }
+
+    async fn retry(&self, id: DeliveryId, at: Timestamp) -> Result<Option<Delivery>> {
+        let found = self
+            .writer
+            .run(move |connection| Box::pin(record::retry(connection, id, at)))
+            .await?;
+        if found {
+            self.delivery(id).await
+        } else {
+            Ok(None)
+        }
+    }
+
+    async fn backlog(&self, at_most: u64) -> Result<u64> {
+        query::backlog(&self.readers, at_most).await
+    }
+
+    async fn put_circuit(&self, open: OpenCircuit) -> Result<()> {
+        self.writer
+            .run(move |connection| Box::pin(circuit::put(connection, open)))
+            .await
+    }
+
+    async fn delete_circuit(&self, id: SubscriptionId) -> Result<()> {
+        self.writer
+            .run(move |connection| Box::pin(circuit::forget(connection, id)))
+            .await
+    }
+
+    async fn circuits(&self) -> Result<Vec<OpenCircuit>> {
+        circuit::all(&self.readers).await
+    }
+}
+
+#[async_trait]
+impl CatalogStore for PostgresStore {
+    async fn catalog(&self) -> Result<Catalog> {
+        catalog::load(&self.readers).await
+    }
+
+    async fn epoch(&self) -> Result<CatalogEpoch> {
+        catalog::epoch(&self.readers).await
+    }
+
+    async fn put_event_type(&self, event_type: EventType) -> Result<()> {
+        self.writer
+            .run(move |connection| Box::pin(catalog::put_event_type(connection, event_type)))
+            .await
+    }
+
+    async fn put_catalogue(
+        &self,
+        event_types: Vec<EventType>,
+        gone: Vec<EventTypeName>,
+    ) -> Result<()> {
+        self.writer
+            .run(move |connection| Box::pin(catalog::put_catalogue(connection, event_types, gone)))
+            .await
+    }
+
+    async fn delete_event_type(&self, name: &EventTypeName) -> Result<bool> {
+        let name = name.clone();
+        self.writer
+            .run(move |connection| Box::pin(catalog::delete_event_type(connection, name)))
+            .await
+    }
+
+    async fn replace_documents(&self, changes: DocumentChanges) -> Result<bool> {
+        self.writer
+            .run(move |connection| Box::pin(catalog::replace_documents(connection, changes)))
+            .await
+    }
+
+    async fn put_subscription(&self, subscription: Subscription) -> Result<()> {
+        self.writer
+            .run(move |connection| Box::pin(catalog::put_subscription(connection, subscription)))
+            .await
+    }
+
+    async fn delete_subscription(&self, id: SubscriptionId, at: Timestamp) -> Result<bool> {
+        self.writer
+            .run(move |connection| Box::pin(catalog::delete_subscription(connection, id, at)))
+            .await
+    }
+
+    async fn put_connection(&self, connection: Connection) -> Result<()> {
+        self.writer
+            .run(move |writer| Box::pin(catalog::put_connection(writer, connection)))
+            .await
+    }
+
+    async fn delete_connection(&self, id: ConnectionId) -> Result<bool> {
+        self.writer
+            .run(move |connection| Box::pin(catalog::delete_connection(connection, id)))
+            .await
+    }
+
+    async fn put_source(&self, source: Source) -> Result<()> {
+        self.writer
+            .run(move |connection| Box::pin(source::put(connection, source)))
+            .await
+    }
+
+    async fn delete_source(&self, id: SourceId) -> Result<bool> {
+        self.writer
+            .run(move |connection| Box::pin(source::delete(connection, id)))
+            .await
+    }
+
+    async fn grants(&self) -> Result<Vec<GrantRecord>> {
+        catalog::grants(&self.readers).await
+    }
+
+    async fn put_grant(&self, grant: GrantRecord) -> Result<()> {
+        self.writer
+            .run(move |connection| Box::pin(catalog::put_grant(connection, grant)))
+            .await
+    }
+
+    async fn delete_grant(&self, provider: &ProviderId) -> Result<bool> {
+        let provider = provider.clone();
+        self.writer
+            .run(move |connection| Box::pin(catalog::delete_grant(connection, provider)))
+            .await
+    }
+
+    async fn put_key(&self, key: ApiKey) -> Result<()> {
+        self.writer
+            .run(move |connection| Box::pin(catalog::put_key(connection, key)))
+            .await
+    }
+
+    async fn keys(&self) -> Result<Vec<ApiKey>> {
+        catalog::keys(&self.readers).await
+    }
+
+    async fn revoke_key(&self, id: KeyId, at: Timestamp) -> Result<bool> {
+        self.writer
+            .run(move |connection| Box::pin(catalog::revoke_key(connection, id, at)))
+            .await
+    }
+}
+
+#[async_trait]
+impl IngressStore for PostgresStore {
+    async fn receive(&self, request: ReceiveRequest) -> Result<Received> {
+        self.writer.receive(request).await
+    }
+
+    async fn webhook(&self, id: WebhookId) -> Result<Option<InboundWebhook>> {
+        ingress::webhook(&self.readers, id).await
+    }
+
+    async fn webhooks(
+        &self,
+        filter: &WebhookFilter,
+        after: Option<WebhookId>,
+        limit: usize,
+    ) -> Result<Page<InboundWebhook>> {
+        ingress::webhooks(&self.readers, filter, after, limit).await
+    }
+
+    async fn reject(&self, rejection: Rejection) -> Result<()> {
+        self.writer
+            .run(move |connection| Box::pin(ingress::reject(connection, rejection)))
+            .await
+    }
+
+    async fn rejections(&self, source: SourceId) -> Result<Vec<Rejection>> {
+        ingress::rejections(&self.readers, source).await
+    }
+}
+
+#[async_trait]
+impl Store for PostgresStore {
+    async fn ping(&self) -> Result<()> {
+        let answered = tokio::time::timeout(PING_TIMEOUT, async {
+            sqlx::query("SELECT 1").execute(&self.readers).await
+        });
+        let answered = answered
+            .await
+            .map_err(|_| StoreError::Unavailable("PostgreSQL does not answer".into()))?;
+        answered?;
+        Ok(())
+    }
+
+    fn is_shared(&self) -> bool {
+        true
+    }
+
+    async fn keep_alive(&self, worker: WorkerId, patience: Duration) -> Result<u64> {
+        let patience = i64::try_from(patience.as_millis()).unwrap_or(i64::MAX);
+        self.writer
+            .run(move |connection| Box::pin(workers::keep_alive(connection, worker, patience)))
+            .await
+    }
+
+    async fn heard_of_work(&self) {
+        self.due.notified().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hookport_test_servers::Postgres;
+
+    use super::super::conformance;
+    use super::*;
+    use crate::domain::id::IdGenerator;
+
+    conformance::cases!(open_fresh);
+
+    async fn open_fresh() -> ((), PostgresStore) {
+        let url = tokio::task::spawn_blocking(|| Postgres::shared().database())
+            .await
+            .expect("a database");
+        ((), PostgresStore::open(&url, true).await.expect("opens"))
+    }
+
+    #[tokio::test]
+    async fn a_url_that_cannot_be_read_is_not_repeated() {
+        for url in [
+            "postgres://u:hidden-pass@host:port/db",
+            "mysql://u:hidden-pass@h/db",
+        ] {
+            let error = PostgresStore::open(url, true).await.expect_err("wrong");
+            assert!(!error.to_string().contains("hidden-pass"), "{error}");
+            assert!(error.to_string().contains("postgres://user"), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_outdated_database_is_refused_where_migrating_is_off() {
+        let url = Postgres::shared().database();
+        let error = PostgresStore::open(&url, false).await.expect_err("empty");
+        assert!(matches!(error, OpenError::Outdated), "{error}");
+        PostgresStore::migrate(&url).await.expect("migrates");
+        PostgresStore::open(&url, false).await.expect("opens");
+    }
+
+    #[tokio::test]
+    async fn whoever_is_not_seen_loses_its_leases_and_another_process_hears_of_work() {
+        let url = Postgres::shared().database();
+        let store = PostgresStore::open(&url, true).await.expect("opens");
+        let other = PostgresStore::open(&url, true).await.expect("opens");
+        let ids = IdGenerator::default();
+        let (dead, living): (WorkerId, WorkerId) =
+            (ids.next(Timestamp(1), || 1), ids.next(Timestamp(2), || 2));
+        let hour = Duration::from_secs(3_600);
+        store.keep_alive(dead, hour).await.expect("noted");
+        let leased = conformance::leased_by(&store, dead).await;
+        assert_eq!(other.keep_alive(living, hour).await.expect("noted"), 0);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let released = other.keep_alive(living, Duration::from_millis(20)).await;
+        assert_eq!(released.expect("noted"), 1);
+        let again = conformance::claim_by(&other, living).await;
+        assert_eq!(again.leased[0].id, leased.id);
+        assert!(again.leased[0].token > leased.token);
+        tokio::time::timeout(Duration::from_secs(30), other.heard_of_work())
+            .await
+            .expect("what the first process accepted was told of");
+    }
+}
