@@ -13,15 +13,14 @@ use crate::domain::key::{ApiKey, Role};
 use crate::domain::provider::Descriptor;
 use crate::plugin::compile_child::{CompileLimits, Compiler};
 use crate::plugin::registry;
-use crate::store::CatalogStore as _;
 use crate::wire::{self, SystemClock};
 
 /// Makes a key and prints its text, once.
 ///
 /// # Errors
 /// When the store cannot be opened.
-pub async fn create_key(data_dir: &Path, name: String, role: Role) -> anyhow::Result<()> {
-    let store = wire::open_store(data_dir).await?;
+pub async fn create_key(config: &Config, name: String, role: Role) -> anyhow::Result<()> {
+    let store = wire::open_store(config).await?;
     let now = SystemClock.now();
     let new = new_key();
     let id: KeyId = wire::ids().next(now);
@@ -44,8 +43,8 @@ pub async fn create_key(data_dir: &Path, name: String, role: Role) -> anyhow::Re
 ///
 /// # Errors
 /// When the store cannot be opened.
-pub async fn list_keys(data_dir: &Path) -> anyhow::Result<()> {
-    for key in wire::open_store(data_dir).await?.keys().await? {
+pub async fn list_keys(config: &Config) -> anyhow::Result<()> {
+    for key in wire::open_store(config).await?.keys().await? {
         let revoked = key
             .revoked_at
             .map_or(String::new(), |at| format!("  revoked {}", rfc3339(at)));
@@ -64,9 +63,9 @@ pub async fn list_keys(data_dir: &Path) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// When there is no such key, or the store cannot be opened.
-pub async fn revoke_key(data_dir: &Path, id: &str) -> anyhow::Result<()> {
+pub async fn revoke_key(config: &Config, id: &str) -> anyhow::Result<()> {
     let id: KeyId = id.parse()?;
-    let store = wire::open_store(data_dir).await?;
+    let store = wire::open_store(config).await?;
     if store.revoke_key(id, SystemClock.now()).await? {
         println!("{id} is revoked");
         Ok(())

@@ -30,6 +30,8 @@ pub struct Config {
     pub trusted_proxies: Vec<ipnet::IpNet>,
     /// How long a shutdown waits for deliveries under way, in milliseconds.
     pub shutdown_timeout_ms: u64,
+    /// The system of record.
+    pub store: StoreSection,
     /// Outgoing requests.
     pub egress: EgressSection,
     /// Limits of every provider's calls.
@@ -38,6 +40,36 @@ pub struct Config {
     pub provider_limits: HashMap<String, Limits>,
     /// How to log.
     pub log: LogSection,
+}
+
+/// The system of record.
+#[derive(Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StoreSection {
+    /// `postgres://user:password@host:port/database`, for one process or many; unset: a database
+    /// of this process's own in `data_dir`.
+    pub url: Option<String>,
+    /// Whether a start brings the database up to date; else `hookport migrate` does.
+    pub migrate_at_start: bool,
+}
+
+impl Default for StoreSection {
+    fn default() -> Self {
+        Self {
+            url: None,
+            migrate_at_start: true,
+        }
+    }
+}
+
+/// Without the URL, which may hold a password.
+impl std::fmt::Debug for StoreSection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StoreSection")
+            .field("is_shared", &self.url.is_some())
+            .field("migrate_at_start", &self.migrate_at_start)
+            .finish()
+    }
 }
 
 /// Outgoing requests.
@@ -79,6 +111,7 @@ impl Default for Config {
             batch_bytes_max: 10 << 20,
             trusted_proxies: Vec::new(),
             shutdown_timeout_ms: 20_000,
+            store: StoreSection::default(),
             egress: EgressSection::default(),
             limits: Limits::default(),
             provider_limits: HashMap::new(),

@@ -4,7 +4,6 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::process::ExitCode;
 
 use crate::config::Config;
-use crate::store::Store as _;
 use crate::vault::key::{VARIABLE, WhenMissing};
 use crate::vault::{KeyError, MasterKey};
 use crate::wire;
@@ -59,14 +58,19 @@ fn data_dir(config: &Config) -> Result<String, String> {
 }
 
 async fn database(config: &Config) -> Result<String, String> {
-    if !config.data_dir.join("hookport.db").exists() {
+    if config.store.url.is_none() && !config.data_dir.join("hookport.db").exists() {
         return Err("there is none yet; the first `hookport serve` creates it".to_owned());
     }
-    let store = wire::open_store(&config.data_dir)
+    let store = wire::open_store(config)
         .await
         .map_err(|error| format!("{error:#}"))?;
     store.ping().await.map_err(|error| error.to_string())?;
-    Ok("opens, up to date, and no other process has it".to_owned())
+    Ok(if store.is_shared() {
+        "PostgreSQL answers, up to date"
+    } else {
+        "opens, up to date, and no other process has it"
+    }
+    .to_owned())
 }
 
 fn master_key(config: &Config) -> Result<String, String> {

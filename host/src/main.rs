@@ -59,6 +59,14 @@ struct ConfigArguments {
     /// Database, keys and code cache
     #[arg(long, global = true, env = "HOOKPORT_DATA_DIR")]
     data_dir: Option<PathBuf>,
+    /// PostgreSQL for one process or many: postgres://user:password@host:port/database
+    #[arg(
+        long,
+        global = true,
+        env = "HOOKPORT_STORE_URL",
+        hide_env_values = true
+    )]
+    store_url: Option<String>,
     /// Directory of provider components
     #[arg(long, global = true, env = "HOOKPORT_PROVIDERS")]
     providers: Option<PathBuf>,
@@ -72,6 +80,9 @@ impl ConfigArguments {
         let mut config = Config::load(self.config.as_deref())?;
         if let Some(data_dir) = self.data_dir {
             config.data_dir = data_dir;
+        }
+        if let Some(url) = self.store_url {
+            config.store.url = Some(url);
         }
         if let Some(providers) = self.providers {
             config.providers_dir = providers;
@@ -153,17 +164,19 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         match command {
             Command::Serve(config) => serve(config.load()?).await?,
             Command::Migrate(config) => {
-                wire::open_store(&config.load()?.data_dir).await?;
+                let mut config = config.load()?;
+                config.store.migrate_at_start = true;
+                wire::open_store(&config).await?;
                 println!("the database is up to date");
             }
             Command::Key { config, action } => {
-                let data_dir = config.load()?.data_dir;
+                let config = config.load()?;
                 match action {
                     KeyAction::Create { name, role } => {
-                        admin::create_key(&data_dir, name, role).await?
+                        admin::create_key(&config, name, role).await?
                     }
-                    KeyAction::List => admin::list_keys(&data_dir).await?,
-                    KeyAction::Revoke { id } => admin::revoke_key(&data_dir, &id).await?,
+                    KeyAction::List => admin::list_keys(&config).await?,
+                    KeyAction::Revoke { id } => admin::revoke_key(&config, &id).await?,
                 }
             }
             Command::Provider { action } => match action {

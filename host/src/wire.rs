@@ -19,7 +19,7 @@ use crate::dispatch::{
     Accepter, Ids, Programs, Snapshots, StoredDocuments, Worker, WorkerConfig, operational,
 };
 use crate::domain::clock::{Clock, Timestamp};
-use crate::domain::id::KeyId;
+use crate::domain::id::{KeyId, WorkerId};
 use crate::domain::key::{ApiKey, Role};
 use crate::domain::provider::{ComponentState, ProviderId};
 use crate::egress::{Egress, EgressConfig};
@@ -28,9 +28,11 @@ use crate::ingress::limiter::Limiter;
 use crate::plugin::compile_child::{CompileLimits, Compiler};
 use crate::plugin::engine::{Sandbox, SandboxConfig};
 use crate::plugin::registry::{Documents, Registry, RegistryConfig, RegistryEvent};
+use crate::queue::Queue as _;
 use crate::queue::embedded::EmbeddedQueue;
-use crate::store::CatalogStore;
+use crate::store::postgres::PostgresStore;
 use crate::store::sqlite::SqliteStore;
+use crate::store::{CatalogStore, Store};
 use crate::vault::key::{VARIABLE, WhenMissing};
 use crate::vault::{MasterKey, Vault};
 
@@ -38,6 +40,10 @@ use crate::vault::{MasterKey, Vault};
 const API_CALLS: u32 = 32;
 /// A lease outlives the longest call by this.
 const LEASE_MARGIN: Duration = Duration::from_secs(30);
+/// How often a process shows that it lives, over a shared store.
+const ALIVE_EVERY: Duration = Duration::from_secs(2);
+/// One that was not seen for so long has lost what it had in flight.
+const DEAD_AFTER: Duration = Duration::from_secs(15);
 /// The longest call that a subscription can ask for.
 const CALL_MAX: Duration = Duration::from_secs(300);
 /// Where the first start leaves its key.
@@ -66,19 +72,22 @@ pub fn ids() -> Ids {
     Ids::new(rand::random)
 }
 
-/// Opens the embedded store below `data_dir`, creating what is missing.
+/// Opens the store: the shared one that is configured, or the embedded one below `data_dir`,
+/// creating what is missing.
 ///
 /// # Errors
 /// When the directory or the database cannot be opened.
-pub async fn open_store(data_dir: &Path) -> anyhow::Result<Arc<SqliteStore>> {
+pub async fn open_store(config: &Config) -> anyhow::Result<Arc<dyn Store>> {
+    let data_dir = &config.data_dir;
     fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(data_dir)
         .with_context(|| format!("data_dir {}", data_dir.display()))?;
-    Ok(Arc::new(
-        SqliteStore::open(&data_dir.join("hookport.db")).await?,
-    ))
+    Ok(match &config.store.url {
+        Some(url) => Arc::new(PostgresStore::open(url, config.store.migrate_at_start).await?),
+        None => Arc::new(SqliteStore::open(&data_dir.join("hookport.db")).await?),
+    })
 }
 
 /// The engine, with room for the configured work.
@@ -124,25 +133,31 @@ impl Gateway {
     /// # Errors
     /// With what to mend.
     pub async fn start(config: Config) -> anyhow::Result<Self> {
-        let store = open_store(&config.data_dir).await?;
+        let store = open_store(&config).await?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let ids = Arc::new(ids());
         let variable = std::env::var(VARIABLE).ok();
         let master = MasterKey::load(
             variable.as_deref(),
             &config.data_dir.join("vault.key"),
-            WhenMissing::Create,
+            if store.is_shared() {
+                WhenMissing::Refuse
+            } else {
+                WhenMissing::Create
+            },
         )?;
         let vault = Arc::new(Vault::new(&master, &[]));
         first_key(&*store, &clock, &ids, &config.data_dir).await?;
         operational::register(&*store, &clock).await?;
-        // This process is alone on the store: whoever held leases is gone.
-        let released = crate::store::DeliveryStore::release_all(&*store, clock.now()).await?;
-        if released > 0 {
-            tracing::info!(
-                released,
-                "deliveries that an earlier process left in flight are due again"
-            );
+        if !store.is_shared() {
+            // This process is alone on the store: whoever held leases is gone.
+            let released = store.release_all(clock.now()).await?;
+            if released > 0 {
+                tracing::info!(
+                    released,
+                    "deliveries that an earlier process left in flight are due again"
+                );
+            }
         }
 
         let snapshots = Arc::new(Snapshots::load(store.clone()).await?);
@@ -153,12 +168,22 @@ impl Gateway {
             clock: clock.clone(),
         });
         let registry = registry(&config, store.clone(), documents, clock.clone()).await?;
+        let worker_id: WorkerId = ids.next(clock.now());
         let queue = Arc::new(EmbeddedQueue::new(
             store.clone(),
             clock.clone(),
-            ids.next(clock.now()),
+            worker_id,
             CALL_MAX + LEASE_MARGIN,
         ));
+        if store.is_shared() {
+            tokio::spawn(stay_alive(
+                store.clone(),
+                worker_id,
+                queue.clone(),
+                clock.clone(),
+            ));
+            tokio::spawn(hear_of_work(store.clone(), queue.clone(), clock.clone()));
+        }
         let accepter = Arc::new(Accepter {
             store: store.clone(),
             queue: queue.clone(),
@@ -240,6 +265,42 @@ impl Gateway {
             );
         }
         let _ = tokio::time::timeout(self.drain, self.serving).await;
+    }
+}
+
+/// Shows the other processes that this one lives, and takes over what dead ones held.
+async fn stay_alive(
+    store: Arc<dyn Store>,
+    worker: WorkerId,
+    queue: Arc<EmbeddedQueue<dyn Store>>,
+    clock: Arc<dyn Clock>,
+) {
+    loop {
+        match store.keep_alive(worker, DEAD_AFTER).await {
+            Ok(0) => {}
+            Ok(released) => {
+                tracing::warn!(
+                    released,
+                    "a process has not been seen for {DEAD_AFTER:?}; what it had in flight is due again"
+                );
+                queue.wake(clock.now());
+            }
+            Err(error) => {
+                tracing::warn!(%error, "this process cannot show that it lives; others may take over what it has in flight");
+            }
+        }
+        tokio::time::sleep(ALIVE_EVERY).await;
+    }
+}
+
+async fn hear_of_work(
+    store: Arc<dyn Store>,
+    queue: Arc<EmbeddedQueue<dyn Store>>,
+    clock: Arc<dyn Clock>,
+) {
+    loop {
+        store.heard_of_work().await;
+        queue.wake(clock.now());
     }
 }
 

@@ -304,6 +304,21 @@ impl Gateway {
         fs::read_to_string(self.data_dir().join("admin.key")).expect("admin.key")
     }
 
+    /// Writes an admin key of the store that it shares with another one.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    pub fn take_admin_key(&self, key: &str) {
+        fs::create_dir_all(self.data_dir()).expect("the data directory");
+        fs::write(self.data_dir().join("admin.key"), key).expect("written");
+    }
+
+    /// Whether it runs.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.process.is_some()
+    }
+
     /// Everything that it wrote on stdout and stderr since the first start.
     #[must_use]
     pub fn log(&self) -> String {

@@ -20,19 +20,19 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-const EMITTERS: u64 = 8;
-const ATTEMPTS_MAX: u64 = 8;
+pub(super) const EMITTERS: u64 = 8;
+pub(super) const ATTEMPTS_MAX: u64 = 8;
 
 /// What the emitters know.
 #[derive(Default)]
-struct Sent {
-    next: AtomicU64,
+pub(super) struct Sent {
+    pub(super) next: AtomicU64,
     /// Number to event id, of every event that was answered 202 or 200.
-    accepted: Mutex<BTreeMap<u64, String>>,
-    stop: AtomicBool,
+    pub(super) accepted: Mutex<BTreeMap<u64, String>>,
+    pub(super) stop: AtomicBool,
 }
 
-fn from_environment(name: &str, default: u64) -> u64 {
+pub(super) fn from_environment(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| {
         text.parse()
             .unwrap_or_else(|_| panic!("{name} is no number: {text}"))
@@ -41,7 +41,7 @@ fn from_environment(name: &str, default: u64) -> u64 {
 
 /// One receiver answer in five is an error, but never to one event more often than the policy
 /// forgives: what fails for good would prove nothing.
-fn receiver_script(seed: u64) -> impl Fn(usize, &Received) -> Reply {
+pub(super) fn receiver_script(seed: u64) -> impl Fn(usize, &Received) -> Reply {
     let rng = Mutex::new(StdRng::seed_from_u64(seed));
     move |_, request| {
         let attempt: u64 = request.header("hookport-attempt").parse().unwrap_or(0);
@@ -60,7 +60,7 @@ fn receiver_script(seed: u64) -> impl Fn(usize, &Received) -> Reply {
 /// Emits numbered events until told to stop. Every second one carries an idempotency key and is
 /// sent again until it is answered; the others are sent once, and nothing is claimed about them
 /// when the answer did not come.
-async fn emitter(sent: Arc<Sent>, mut gateway: watch::Receiver<Option<Api>>) {
+pub(super) async fn emitter(sent: Arc<Sent>, mut gateway: watch::Receiver<Option<Api>>) {
     while !sent.stop.load(Ordering::Relaxed) {
         let number = sent.next.fetch_add(1, Ordering::Relaxed);
         let event = json!({
@@ -162,7 +162,7 @@ async fn killing_it_at_random_moments_loses_and_invents_nothing() {
 }
 
 /// Waits until no delivery is open and returns all.
-async fn all_ended(api: &Api) -> Vec<Value> {
+pub(super) async fn all_ended(api: &Api) -> Vec<Value> {
     let started = Instant::now();
     loop {
         let open = api
@@ -191,7 +191,7 @@ async fn all_ended(api: &Api) -> Vec<Value> {
 }
 
 /// Checks every claim and returns the number of requests beyond what was needed.
-fn check(
+pub(super) fn check(
     accepted: &BTreeMap<u64, String>,
     sent_up_to: u64,
     history: &[Received],

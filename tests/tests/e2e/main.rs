@@ -23,6 +23,7 @@ mod retry;
 mod routing;
 mod script;
 mod secrets;
+mod shared_store;
 mod slack;
 mod sources;
 mod wrecked_sources;
