@@ -14,6 +14,9 @@ use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 
+/// Seals what is thrown away with the scratch database.
+const SCRATCH_KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+
 /// A compile of all bundled components on a slow machine fits.
 const START_TIMEOUT: Duration = Duration::from_secs(120);
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
@@ -148,7 +151,11 @@ impl GatewayChild {
     ///
     /// # Errors
     /// When it cannot be started, ends, or does not listen in time.
-    pub async fn start(scratch: &Path, providers: &Path) -> Result<Self, ChildError> {
+    pub async fn start(
+        scratch: &Path,
+        providers: &Path,
+        store_url: Option<&str>,
+    ) -> Result<Self, ChildError> {
         let log = scratch.join("gateway.log");
         let data_dir = scratch.join("data");
         let log_file = File::options()
@@ -158,11 +165,21 @@ impl GatewayChild {
             .map_err(io_error(format!("cannot write {}", log.display())))?;
         let binary = std::env::current_exe().map_err(io_error("cannot find this program"))?;
         let started = Instant::now();
-        let mut process = Command::new(binary)
+        let mut process = Command::new(binary);
+        process
             .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
             .arg(&data_dir)
             .arg("--providers")
             .arg(providers)
+            // Never the store that this shell happens to be set up for.
+            .env_remove("HOOKPORT_STORE_URL")
+            .env_remove("HOOKPORT_CONFIG");
+        if let Some(url) = store_url {
+            process
+                .env("HOOKPORT_STORE_URL", url)
+                .env("HOOKPORT_MASTER_KEY", SCRATCH_KEY);
+        }
+        let mut process = process
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log_file)

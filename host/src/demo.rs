@@ -71,7 +71,7 @@ pub async fn run(arguments: &Arguments) -> Result<(), DemoError> {
     let receiver = start_receiver().await.map_err(DemoError::Receiver)?;
 
     println!("\nStarting the gateway on the embedded database");
-    let mut gateway = GatewayChild::start(scratch.path(), &providers).await?;
+    let mut gateway = GatewayChild::start(scratch.path(), &providers, None).await?;
     gateway.provider_serving("webhook").await?;
     println!("  gateway   {}", gateway.api.base());
     println!("  receiver  http://{receiver}/  (answers 503 to the first request, 200 after that)");

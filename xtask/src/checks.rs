@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::bail;
 
 use crate::workspace::Workspace;
-use crate::{components, gateway, process};
+use crate::{components, gateway, process, servers};
 
 /// Who reads the output.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -30,7 +30,11 @@ enum Outcome {
     NotRun(&'static str),
 }
 
-const STEPS: [Step; 9] = [
+const STEPS: [Step; 10] = [
+    Step {
+        name: "servers",
+        action: |_| servers::ensure().map(|()| Outcome::Passed),
+    },
     Step {
         name: "formatting",
         action: |checks| checks.cargo(&["fmt", "--all", "--check"]),

@@ -7,6 +7,7 @@ mod components;
 mod demo;
 mod gateway;
 mod process;
+mod servers;
 mod workspace;
 
 use std::process::ExitCode;

@@ -55,6 +55,10 @@ pub struct Arguments {
     /// Events that may be under way between sender and receiver in a closed loop.
     #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u16).range(1..=16384))]
     pub in_flight: u16,
+    /// An empty PostgreSQL database to measure over, instead of the embedded one. What the run
+    /// writes stays there.
+    #[arg(long)]
+    pub store_url: Option<String>,
     /// Prints the figures as JSON.
     #[arg(long)]
     pub json: bool,
@@ -137,10 +141,11 @@ async fn measure(arguments: &Arguments) -> Result<Report, BenchError> {
         receiver,
     };
 
+    let store_url = arguments.store_url.as_deref();
     note("starting the gateway twice: cold, then with a warm code cache");
-    let (gateway, cold_start_ms) = start_gateway(scratch.path(), &providers).await?;
+    let (gateway, cold_start_ms) = start_gateway(scratch.path(), &providers, store_url).await?;
     gateway.stop().await?;
-    let (gateway, warm_start_ms) = start_gateway(scratch.path(), &providers).await?;
+    let (gateway, warm_start_ms) = start_gateway(scratch.path(), &providers, store_url).await?;
     tokio::time::sleep(Duration::from_secs(1)).await;
     let idle_rss_mib = rss_mib(&gateway).map_err(io_error("memory cannot be read"))?;
     let target = set_up(&gateway, receiver).await?;
@@ -251,9 +256,10 @@ impl Bench<'_> {
 async fn start_gateway(
     scratch: &Path,
     providers: &Path,
+    store_url: Option<&str>,
 ) -> Result<(GatewayChild, f64), BenchError> {
     let started = Instant::now();
-    let gateway = GatewayChild::start(scratch, providers).await?;
+    let gateway = GatewayChild::start(scratch, providers, store_url).await?;
     gateway.provider_serving("webhook").await?;
     Ok((gateway, report::millis_since(started)))
 }
