@@ -16,7 +16,8 @@ use tokio::task::JoinHandle;
 use crate::api::{self, Api, HealthCheck, new_key};
 use crate::config::Config;
 use crate::dispatch::{
-    Accepter, Ids, Programs, Snapshots, StoredDocuments, Worker, WorkerConfig, operational,
+    Accepter, Ids, Programs, Replayer, Snapshots, StoredDocuments, Worker, WorkerConfig,
+    operational,
 };
 use crate::domain::clock::{Clock, Timestamp};
 use crate::domain::id::{KeyId, WorkerId};
@@ -176,6 +177,9 @@ impl Gateway {
             CALL_MAX + LEASE_MARGIN,
         ));
         if store.is_shared() {
+            // Before the first claim: what a process holds that nobody ever saw would wait for the
+            // end of its lease.
+            store.keep_alive(worker_id, DEAD_AFTER).await?;
             tokio::spawn(stay_alive(
                 store.clone(),
                 worker_id,
@@ -193,6 +197,13 @@ impl Gateway {
             programs: Arc::new(Programs::new(registry.clone())),
         });
         tell_of_failures(&registry, accepter.clone());
+        let replayer = Arc::new(Replayer {
+            store: store.clone(),
+            queue: queue.clone(),
+            accepter: accepter.clone(),
+            clock: clock.clone(),
+            wake: tokio::sync::Notify::new(),
+        });
         let worker = Arc::new(Worker {
             queue: queue.clone(),
             providers: registry.clone(),
@@ -209,6 +220,7 @@ impl Gateway {
         });
         let (stop, stopping) = watch::channel(false);
         let working = tokio::spawn(worker.run(stopping.clone()));
+        tokio::spawn(replayer.clone().run(stopping.clone()));
 
         let listener = tokio::net::TcpListener::bind(config.listen)
             .await
@@ -229,6 +241,7 @@ impl Gateway {
             queue,
             snapshots,
             accepter,
+            replayer,
             providers: registry.clone(),
             vault,
             clock,

@@ -76,7 +76,7 @@ impl Caller {
 macro_rules! permission {
     ($(#[$doc:meta])* $name:ident, $needed:literal, $allowed:expr) => {
         $(#[$doc])*
-        pub(super) struct $name(#[expect(dead_code, reason = "its presence is the check")] pub(super) Caller);
+        pub(super) struct $name(#[expect(dead_code, reason = "its presence is the check")] Caller);
 
         impl FromRequestParts<Shared> for $name {
             type Rejection = ApiError;
@@ -97,17 +97,26 @@ permission!(
     |role| role >= Role::Viewer
 );
 permission!(
-    /// May retry, pause, resume and test.
-    Operate,
-    "operator or admin",
-    |role| role >= Role::Operator
-);
-permission!(
     /// May do everything.
     Administer,
     "admin",
     |role| role == Role::Admin
 );
+
+/// May retry, replay, pause, resume and test.
+pub(super) struct Operate(pub(super) Caller);
+
+impl FromRequestParts<Shared> for Operate {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Shared) -> Result<Self, ApiError> {
+        let caller = Caller::identify(parts, api)?;
+        if caller.role < Role::Operator {
+            return Err(ApiError::forbidden("operator or admin"));
+        }
+        Ok(Self(caller))
+    }
+}
 
 /// May emit events.
 pub(super) struct Emitting(pub(super) Caller);

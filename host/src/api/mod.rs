@@ -13,6 +13,7 @@ mod keys;
 mod page;
 mod plugins;
 mod providers;
+mod replays;
 mod sources;
 mod subscriptions;
 mod trials;
@@ -29,7 +30,7 @@ use utoipa::{Modify, OpenApi};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::dispatch::{Accepter, Ids, Snapshots};
+use crate::dispatch::{Accepter, Ids, Replayer, Snapshots};
 use crate::domain::clock::Clock;
 use crate::ingress::Ingress;
 use crate::plugin::Providers;
@@ -58,6 +59,8 @@ pub struct Api {
     pub trusted_proxies: Vec<ipnet::IpNet>,
     /// Where events go.
     pub accepter: Arc<Accepter>,
+    /// What delivers events again.
+    pub replayer: Arc<Replayer>,
     /// The installed providers.
     pub providers: Arc<dyn Providers>,
     /// What seals secrets.
@@ -115,6 +118,10 @@ fn routes() -> OpenApiRouter<Shared> {
         .routes(routes!(plugins::put))
         .routes(routes!(events::emit, events::list))
         .routes(routes!(events::get))
+        .routes(routes!(replays::replay_event))
+        .routes(routes!(replays::create, replays::list))
+        .routes(routes!(replays::get))
+        .routes(routes!(replays::cancel))
         .routes(routes!(subscriptions::create, subscriptions::list))
         .routes(routes!(
             subscriptions::get,

@@ -7,6 +7,7 @@ mod gates;
 pub mod migration;
 pub mod open_source;
 pub mod programs;
+pub mod replay;
 mod report;
 mod shares;
 pub mod snapshot;
@@ -22,6 +23,7 @@ pub use accept::{AcceptError, Accepter, Emit, EmittedBy};
 pub use migration::StoredDocuments;
 pub use open_source::OpenSource;
 pub use programs::Programs;
+pub use replay::Replayer;
 pub use snapshot::{Edit, Snapshot, Snapshots};
 pub use worker::{Worker, WorkerConfig};
 

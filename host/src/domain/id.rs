@@ -97,6 +97,11 @@ id!(
     "key"
 );
 id!(
+    /// A replay.
+    ReplayId,
+    "rpl"
+);
+id!(
     /// A worker: one run of one gateway process.
     WorkerId,
     "wrk"

@@ -14,6 +14,7 @@ pub mod marks;
 pub mod paths;
 pub mod provider;
 pub mod rate;
+pub mod replay;
 pub mod retry;
 pub mod schema;
 pub mod source;

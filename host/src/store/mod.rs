@@ -30,9 +30,11 @@ mod ingress;
     reason = "what `sql/` holds is compiled once for each database, against its `dialect`"
 )]
 pub mod postgres;
+mod replay;
 pub mod sqlite;
 
 pub use ingress::{IngressStore, KeyedEvent, ReceiveRequest, Received, WebhookFilter};
+pub use replay::{ReplayStep, ReplayStore, Stepped};
 
 /// Why the store did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -451,7 +453,7 @@ pub trait CatalogStore: Send + Sync + 'static {
 
 /// A whole system of record.
 #[async_trait]
-pub trait Store: DeliveryStore + CatalogStore + IngressStore {
+pub trait Store: DeliveryStore + CatalogStore + IngressStore + ReplayStore {
     /// A round trip to the database.
     ///
     /// # Errors

@@ -12,7 +12,9 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, Request, header};
 use hookport::api::{Api, HealthCheck, new_key, router};
-use hookport::dispatch::{Accepter, Ids, Programs, Snapshots, Worker, WorkerConfig, operational};
+use hookport::dispatch::{
+    Accepter, Ids, Programs, Replayer, Snapshots, Worker, WorkerConfig, operational,
+};
 use hookport::domain::clock::{Clock, Timestamp};
 use hookport::domain::key::{ApiKey, Role};
 use hookport::domain::provider::{
@@ -460,8 +462,16 @@ impl Gateway {
             vault: vault.clone(),
             limiter: Limiter::default(),
         });
+        let replayer = Arc::new(Replayer {
+            store: store.clone(),
+            queue: queue.clone(),
+            accepter: accepter.clone(),
+            clock: dyn_clock.clone(),
+            wake: tokio::sync::Notify::new(),
+        });
         let api = Arc::new(Api {
             ingress,
+            replayer,
             trusted_proxies: Vec::new(),
             store: store.clone(),
             queue: queue.clone(),

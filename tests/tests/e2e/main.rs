@@ -19,6 +19,7 @@ mod operational;
 mod process;
 mod programs;
 mod providers;
+mod replays;
 mod retry;
 mod routing;
 mod script;

@@ -32,7 +32,7 @@ fn setup(url: &str) -> Setup {
 }
 
 /// Two gateways over one database.
-async fn pair(url: &str) -> (Gateway, Gateway) {
+pub(super) async fn pair(url: &str) -> (Gateway, Gateway) {
     let first = Gateway::start_with(setup(url)).await;
     let mut second = Gateway::prepare(setup(url));
     second.take_admin_key(&first.admin_key());
@@ -40,7 +40,7 @@ async fn pair(url: &str) -> (Gateway, Gateway) {
     (first, second)
 }
 
-async fn database() -> (Postgres, String) {
+pub(super) async fn database() -> (Postgres, String) {
     tokio::task::spawn_blocking(|| {
         let postgres = Postgres::start();
         let url = postgres.database();

@@ -33,6 +33,7 @@ mod holding;
 mod ingress;
 mod lease;
 mod listing;
+mod replay;
 
 pub(crate) use accept::*;
 pub(crate) use catalog::*;
@@ -40,6 +41,7 @@ pub(crate) use holding::*;
 pub(crate) use ingress::*;
 pub(crate) use lease::*;
 pub(crate) use listing::*;
+pub(crate) use replay::*;
 
 /// Names every case as a test of a back end. `$open` is an async function that gives a guard and
 /// a fresh, empty store.
@@ -61,6 +63,8 @@ macro_rules! cases {
             an_idempotency_key_holds_among_fifty_callers_at_once,
             a_stale_catalogue_accepts_nothing,
             documents_are_replaced_all_or_none,
+            a_replay_makes_due_what_failed_and_each_page_once,
+            a_replay_creates_deliveries_under_the_current_catalogue_only,
             a_claim_takes_the_oldest_up_to_its_limit,
             a_claim_passes_over_subscriptions_without_room,
             a_claim_takes_no_more_than_the_cap,

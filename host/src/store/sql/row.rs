@@ -32,7 +32,7 @@ pub(super) fn state_code(state: DeliveryState) -> i64 {
     }
 }
 
-fn state_of(code: i64) -> Result<DeliveryState> {
+pub(super) fn state_of(code: i64) -> Result<DeliveryState> {
     DeliveryState::ALL
         .into_iter()
         .find(|state| state_code(*state) == code)

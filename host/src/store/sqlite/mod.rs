@@ -14,17 +14,19 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 use super::{
     AcceptRequest, Accepted, Catalog, CatalogEpoch, CatalogStore, Claim, ClaimRequest,
     DeliveryFilter, DeliveryStore, DocumentChanges, EventFilter, GrantRecord, IngressStore, Page,
-    ReceiveRequest, Received, Recorded, Result, Store, StoreError, WebhookFilter,
+    ReceiveRequest, Received, Recorded, ReplayStep, ReplayStore, Result, Stepped, Store,
+    StoreError, WebhookFilter,
 };
 use crate::domain::circuit::OpenCircuit;
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{Attempt, Delivery, FencingToken, LeaseResult};
 use crate::domain::event::{Event, EventType, EventTypeName};
 use crate::domain::id::{
-    ConnectionId, DeliveryId, EventId, KeyId, SourceId, SubscriptionId, WebhookId,
+    ConnectionId, DeliveryId, EventId, KeyId, ReplayId, SourceId, SubscriptionId, WebhookId,
 };
 use crate::domain::key::ApiKey;
 use crate::domain::provider::ProviderId;
+use crate::domain::replay::{Outcomes, Replay, ReplayState};
 use crate::domain::source::{InboundWebhook, Rejection, Source};
 use crate::domain::subscription::{Connection, Subscription};
 
@@ -51,6 +53,8 @@ mod ingress;
 mod query;
 #[path = "../sql/record.rs"]
 mod record;
+#[path = "../sql/replay.rs"]
+mod replay;
 #[path = "../sql/row.rs"]
 mod row;
 #[path = "../sql/source.rs"]
@@ -381,6 +385,48 @@ impl IngressStore for SqliteStore {
 
     async fn rejections(&self, source: SourceId) -> Result<Vec<Rejection>> {
         ingress::rejections(&self.readers, source).await
+    }
+}
+
+#[async_trait]
+impl ReplayStore for SqliteStore {
+    async fn put_replay(&self, replay: Replay) -> Result<()> {
+        self.writer
+            .run(move |connection| Box::pin(replay::put(connection, replay)))
+            .await
+    }
+
+    async fn replay(&self, id: ReplayId) -> Result<Option<Replay>> {
+        replay::one(&self.readers, id).await
+    }
+
+    async fn replays(
+        &self,
+        state: Option<ReplayState>,
+        after: Option<ReplayId>,
+        limit: usize,
+    ) -> Result<Page<Replay>> {
+        replay::list(&self.readers, state, after, limit).await
+    }
+
+    async fn step_replay(&self, step: ReplayStep) -> Result<Stepped> {
+        self.writer
+            .run(move |connection| Box::pin(replay::step(connection, step)))
+            .await
+    }
+
+    async fn cancel_replay(&self, id: ReplayId, at: Timestamp) -> Result<bool> {
+        self.writer
+            .run(move |connection| Box::pin(replay::cancel(connection, id, at)))
+            .await
+    }
+
+    async fn replay_outcomes(&self, id: ReplayId) -> Result<Outcomes> {
+        replay::outcomes(&self.readers, id).await
+    }
+
+    async fn failed_of(&self, event: EventId, subscription: Option<SubscriptionId>) -> Result<u64> {
+        replay::failed_of(&self.readers, event, subscription).await
     }
 }
 
