@@ -12,6 +12,7 @@ pub mod doctor;
 pub mod domain;
 pub mod egress;
 pub mod ingress;
+pub mod metrics;
 pub mod plugin;
 pub mod queue;
 pub mod store;

@@ -26,6 +26,7 @@ use crate::domain::provider::{ComponentState, ProviderId};
 use crate::egress::{Egress, EgressConfig};
 use crate::ingress::Ingress;
 use crate::ingress::limiter::Limiter;
+use crate::metrics::Metrics;
 use crate::plugin::compile_child::{CompileLimits, Compiler};
 use crate::plugin::engine::{Sandbox, SandboxConfig};
 use crate::plugin::registry::{Documents, Registry, RegistryConfig, RegistryEvent};
@@ -169,6 +170,7 @@ impl Gateway {
             clock: clock.clone(),
         });
         let registry = registry(&config, store.clone(), documents, clock.clone()).await?;
+        let metrics = Arc::new(Metrics::default());
         let worker_id: WorkerId = ids.next(clock.now());
         let queue = Arc::new(EmbeddedQueue::new(
             store.clone(),
@@ -185,6 +187,7 @@ impl Gateway {
                 worker_id,
                 queue.clone(),
                 clock.clone(),
+                metrics.clone(),
             ));
             tokio::spawn(hear_of_work(store.clone(), queue.clone(), clock.clone()));
         }
@@ -195,6 +198,7 @@ impl Gateway {
             clock: clock.clone(),
             ids: ids.clone(),
             programs: Arc::new(Programs::new(registry.clone())),
+            metrics: metrics.clone(),
         });
         tell_of_failures(&registry, accepter.clone());
         let replayer = Arc::new(Replayer {
@@ -287,6 +291,7 @@ async fn stay_alive(
     worker: WorkerId,
     queue: Arc<EmbeddedQueue<dyn Store>>,
     clock: Arc<dyn Clock>,
+    metrics: Arc<Metrics>,
 ) {
     loop {
         match store.keep_alive(worker, DEAD_AFTER).await {
@@ -296,6 +301,7 @@ async fn stay_alive(
                     released,
                     "a process has not been seen for {DEAD_AFTER:?}; what it had in flight is due again"
                 );
+                metrics.taken_over(released);
                 queue.wake(clock.now());
             }
             Err(error) => {

@@ -6,10 +6,14 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse as _, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::Shared;
+use super::auth::Read;
+use super::error::ApiError;
 
 /// A store that does not answer within this is down.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
@@ -48,6 +52,16 @@ pub(super) struct HealthView {
 pub(super) struct LivenessView {
     /// `ok`.
     status: &'static str,
+}
+
+/// What this process counts and measures, for Prometheus (OpenMetrics text)
+#[utoipa::path(get, path = "/metrics", tag = "health",
+    responses((status = 200, content_type = "application/openmetrics-text", body = String)))]
+pub(super) async fn metrics(State(api): State<Shared>, _: Read) -> Result<Response, ApiError> {
+    let backlog = api.store.backlog(BACKLOG_COUNTED_MAX).await?;
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    let text = api.accepter.metrics.text(backlog);
+    Ok(([(CONTENT_TYPE, kind)], text).into_response())
 }
 
 /// Health, with each dependency

@@ -161,6 +161,7 @@ fn routes() -> OpenApiRouter<Shared> {
         .routes(routes!(keys::revoke))
         .routes(routes!(health::health))
         .routes(routes!(health::livez))
+        .routes(routes!(health::metrics))
 }
 
 /// The OpenAPI document, as served and as kept in `host/openapi.json`.

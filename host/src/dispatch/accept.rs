@@ -1,6 +1,7 @@
 //! Accepting events: validate, match, fan out, commit.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use serde_json::Value;
 
@@ -13,6 +14,7 @@ use crate::domain::event::{Event, EventTypeName};
 use crate::domain::id::{DeliveryId, EventId};
 use crate::domain::schema::{self, Violation};
 use crate::domain::subscription::Subscription;
+use crate::metrics::Metrics;
 use crate::queue::Queue;
 use crate::store::{AcceptRequest, Accepted, DeliveryStore, IdempotencyKey, StoreError};
 
@@ -99,6 +101,8 @@ pub struct Accepter {
     pub ids: Arc<Ids>,
     /// What filters and transforms.
     pub programs: Arc<Programs>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
 }
 
 impl Accepter {
@@ -107,6 +111,7 @@ impl Accepter {
     /// # Errors
     /// `Invalid` for the first event that is wrong; `Store`.
     pub async fn accept(&self, emits: &[Emit], by: EmittedBy) -> Result<Outcome, AcceptError> {
+        let begun = Instant::now();
         let mut snapshot = self.snapshots.current();
         for _ in 0..MATCH_TRIES_MAX {
             let now = self.clock.now();
@@ -149,6 +154,7 @@ impl Accepter {
                 .await?;
             match answer {
                 Accepted::New => {
+                    self.metrics.accepted(emits.len(), begun.elapsed());
                     if any {
                         self.queue.wake(now);
                     }

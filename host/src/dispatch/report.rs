@@ -7,25 +7,28 @@ use crate::domain::retry::RetryAdvice;
 use crate::plugin::{CallFailure, CallReport, Receipt};
 
 /// The attempt for the log.
+/// How a call ended.
+pub(super) fn outcome(report: &CallReport<Receipt>) -> Outcome {
+    match &report.result {
+        Ok(_) => Outcome::Success,
+        Err(CallFailure::Provider { .. }) => Outcome::ProviderError,
+        Err(CallFailure::Denied(_)) => Outcome::Denied,
+        Err(CallFailure::Limit(_)) => Outcome::LimitExceeded,
+        Err(CallFailure::Trap(_)) => Outcome::Trap,
+        Err(CallFailure::Unavailable(_)) => Outcome::Unavailable,
+    }
+}
+
 pub(super) fn attempt(started_at: Timestamp, report: &CallReport<Receipt>) -> Attempt {
-    let (outcome, message) = match &report.result {
-        Ok(receipt) => (Outcome::Success, receipt.summary.clone()),
-        Err(failure) => (
-            match failure {
-                CallFailure::Provider { .. } => Outcome::ProviderError,
-                CallFailure::Denied(_) => Outcome::Denied,
-                CallFailure::Limit(_) => Outcome::LimitExceeded,
-                CallFailure::Trap(_) => Outcome::Trap,
-                CallFailure::Unavailable(_) => Outcome::Unavailable,
-            },
-            failure.to_string(),
-        ),
+    let message = match &report.result {
+        Ok(receipt) => receipt.summary.clone(),
+        Err(failure) => failure.to_string(),
     };
     Attempt {
         number: 0,
         started_at,
         latency: report.elapsed,
-        outcome,
+        outcome: outcome(report),
         http_status: report.http_status,
         provider_version: (!report.version.is_empty()).then(|| report.version.to_string()),
         message,

@@ -208,7 +208,14 @@ impl Worker {
                 let at = started_at.plus(OUTDATED_WAIT);
                 return self.settle(&leased, None, Transition::RetryAt(at)).await;
             }
-            Ok(Some(call)) => self.deliver(&leased.provider, call).await,
+            Ok(Some(call)) => {
+                self.accepter.metrics.attempting();
+                let report = self.deliver(&leased.provider, call).await;
+                let outcome = report::outcome(&report).as_str();
+                let metrics = &self.accepter.metrics;
+                metrics.attempted(leased.provider.as_str(), outcome, report.elapsed);
+                report
+            }
             Ok(None) => {
                 self.settle(&leased, None, Transition::Filtered).await;
                 return self.wake_followers(route);
@@ -240,6 +247,14 @@ impl Worker {
         let operational = is_operational(&leased);
         let failed = transition == Transition::Failed;
         let recovered = matches!(transition, Transition::Success { .. }) && leased.attempt > 1;
+        match &transition {
+            Transition::Success { .. } => {
+                let latency = ended_at.since(leased.event.received_at);
+                self.accepter.metrics.delivered(latency);
+            }
+            Transition::Failed => self.accepter.metrics.given_up(),
+            _ => {}
+        }
         self.settle(&leased, Some(attempt), transition).await;
         self.wake_followers(route);
         self.keep(route, judged.change, operational).await;

@@ -1,7 +1,8 @@
 //! The queue over the store: claims are leases in the store, wake-ups are in process.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -9,8 +10,8 @@ use tokio::sync::Notify;
 
 use super::{Batch, Queue, Room};
 use crate::domain::clock::{Clock, Timestamp};
-use crate::domain::delivery::{LeaseResult, Transition};
-use crate::domain::id::WorkerId;
+use crate::domain::delivery::{LeaseResult, LeasedDelivery, Transition};
+use crate::domain::id::{DeliveryId, WorkerId};
 use crate::store::{ClaimRequest, DeliveryStore, Recorded, StoreError};
 
 /// A look at the store without a wake-up: what became due by a clock step or by another path.
@@ -26,6 +27,11 @@ pub struct EmbeddedQueue<S: ?Sized> {
     worker: WorkerId,
     lease: Duration,
     wake: Notify,
+    /// What was handed out and not settled.
+    held: Mutex<HashSet<DeliveryId>>,
+    /// The store may have leased something to this worker that it does not know of: an answer was
+    /// lost.
+    is_doubtful: AtomicBool,
     /// When the next delivery is due, as far as known, in milliseconds.
     next_due: AtomicI64,
 }
@@ -39,9 +45,36 @@ impl<S: DeliveryStore + ?Sized> EmbeddedQueue<S> {
             worker,
             lease,
             wake: Notify::new(),
+            held: Mutex::default(),
+            is_doubtful: AtomicBool::new(false),
             // The store may hold work from before.
             next_due: AtomicI64::new(i64::MIN),
         }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashSet<DeliveryId>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn hold(&self, leased: &[LeasedDelivery]) {
+        self.lock().extend(leased.iter().map(|leased| leased.id));
+    }
+
+    /// Gives back what the store says is held here and is not.
+    async fn release_unheld(&self, now: Timestamp) -> Result<(), StoreError> {
+        if !self.is_doubtful.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let held = self.lock().iter().copied().collect();
+        let released = self.store.release_unheld(self.worker, held, now).await?;
+        if released > 0 {
+            tracing::info!(
+                released,
+                "deliveries whose claim was not answered are due again"
+            );
+        }
+        self.is_doubtful.store(false, Ordering::Release);
+        Ok(())
     }
 
     async fn wait(&self) {
@@ -66,6 +99,12 @@ impl<S: DeliveryStore + ?Sized> Queue for EmbeddedQueue<S> {
                 // Set before the claim: a wake-up during it must not be overwritten.
                 self.next_due.store(NEVER, Ordering::Release);
                 let Room { caps, more_at } = room();
+                if let Err(error) = self.release_unheld(now).await {
+                    self.wake(now);
+                    return Err(error);
+                }
+                // Until it is answered: this future may be dropped as well.
+                self.is_doubtful.store(true, Ordering::Release);
                 let claimed = self
                     .store
                     .claim(ClaimRequest {
@@ -83,6 +122,8 @@ impl<S: DeliveryStore + ?Sized> Queue for EmbeddedQueue<S> {
                         return Err(error);
                     }
                 };
+                self.hold(&claim.leased);
+                self.is_doubtful.store(claim.is_doubtful, Ordering::Release);
                 // Held back by its ordering key or its subscription's cap: whoever ends that wakes
                 // the queue, if it is not time itself.
                 let sooner = [more_at, Some(now.plus(IDLE_LOOK))];
@@ -110,7 +151,14 @@ impl<S: DeliveryStore + ?Sized> Queue for EmbeddedQueue<S> {
             Transition::RetryAt(at) => Some(at),
             _ => None,
         };
-        let recorded = self.store.record(result).await?;
+        let id = result.id;
+        let recorded = self.store.record(result).await;
+        self.lock().remove(&id);
+        if recorded.is_err() {
+            // It may be settled or not; if not, it is to go back rather than wait for its lease.
+            self.is_doubtful.store(true, Ordering::Release);
+        }
+        let recorded = recorded?;
         if let Some(due) = due {
             self.wake(due);
         }

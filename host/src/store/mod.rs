@@ -123,6 +123,8 @@ pub struct Claim {
     pub held_back: bool,
     /// The catalog's epoch at that moment.
     pub epoch: CatalogEpoch,
+    /// An earlier try failed, and may have leased something all the same.
+    pub is_doubtful: bool,
 }
 
 /// What became of a [`LeaseResult`].
@@ -252,6 +254,18 @@ pub trait DeliveryStore: Send + Sync + 'static {
     /// # Errors
     /// `Unavailable`.
     async fn release(&self, leases: Vec<(DeliveryId, FencingToken)>, at: Timestamp) -> Result<()>;
+
+    /// Gives back what `worker` holds beside `held`: what a claim leased whose answer was lost.
+    /// Returns how many that were.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    async fn release_unheld(
+        &self,
+        worker: WorkerId,
+        held: Vec<DeliveryId>,
+        at: Timestamp,
+    ) -> Result<u64>;
 
     /// Ends every lease. Only for a process that knows it is alone on the store.
     ///

@@ -450,6 +450,7 @@ impl Gateway {
             clock: dyn_clock.clone(),
             ids: ids.clone(),
             programs: Arc::new(Programs::new(providers.clone())),
+            metrics: Arc::default(),
         });
         let vault = Arc::new(Vault::new(&MasterKey::from_bytes([7; 32]), &[]));
         let healthy = Arc::new(AtomicBool::new(true));

@@ -30,6 +30,9 @@ fn roles(method: &str, path: &str) -> &'static [&'static str] {
                 "preview",
                 "subscription-previews",
                 "test-event",
+                "replay",
+                "replays",
+                "cancel",
             ]
             .contains(&last) =>
         {

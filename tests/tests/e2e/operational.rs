@@ -93,3 +93,30 @@ async fn a_failed_report_of_trouble_makes_no_further_report() {
     deaf.wait_for(1).await;
     assert_eq!(deaf.settled().await.len(), 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn prometheus_reads_what_happened() {
+    let gateway = Gateway::start().await;
+    let api = gateway.api();
+    let receiver = Receiver::failing(1, 503).await;
+    api.register("incident.created").await;
+    let retry = json!({"retry": {"delaysMs": [50]}});
+    api.subscribe(&with(webhook("incident.created", &receiver.url()), retry))
+        .await;
+    let event = json!({"type": "incident.created", "payload": {}});
+    let id = api.emit_one(&event).await;
+    api.delivery_in(&id, "success").await;
+    let answer = api.get("/metrics").await;
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    for line in [
+        "hookport_attempts_total{provider=\"webhook\",outcome=\"provider_error\"} 1",
+        "hookport_attempts_total{provider=\"webhook\",outcome=\"success\"} 1",
+        "hookport_deliveries_ended_total{state=\"Success\"} 1",
+        "hookport_deliveries_under_way 0",
+        "hookport_deliveries_waiting 0",
+    ] {
+        assert!(answer.text.contains(line), "{line} in {}", answer.text);
+    }
+    let without_key = api.with_key("hp_unknown").get("/metrics").await;
+    assert_eq!(without_key.status, 401);
+}

@@ -114,6 +114,30 @@ pub(crate) async fn attempts_are_counted_when_recorded(store: &dyn Store) {
     assert_eq!(numbers, [1, 2, 3, 4]);
 }
 
+pub(crate) async fn what_a_worker_does_not_know_that_it_holds_goes_back(store: &dyn Store) {
+    let fixture = Fixture::new();
+    fixture.one(store).await;
+    fixture.one(store).await;
+    let leased = fixture.claim(store, T0, 10).await;
+    assert_eq!(leased.len(), 2);
+    let other: WorkerId = fixture.id(T0);
+    let held = vec![leased[0].id];
+    assert_eq!(
+        store
+            .release_unheld(other, Vec::new(), T0)
+            .await
+            .expect("releases"),
+        0
+    );
+    let released = store.release_unheld(fixture.worker, held.clone(), T0).await;
+    assert_eq!(released.expect("releases"), 1);
+    let again = fixture.claim(store, T0, 10).await;
+    assert_eq!(again.len(), 1);
+    assert_eq!((again[0].id, again[0].attempt), (leased[1].id, 1));
+    let all = store.release_unheld(fixture.worker, Vec::new(), T0).await;
+    assert_eq!(all.expect("releases"), 2);
+}
+
 pub(crate) async fn a_released_lease_costs_no_attempt(store: &dyn Store) {
     let fixture = Fixture::new();
     let (_, delivery) = fixture.one(store).await;

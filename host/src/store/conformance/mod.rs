@@ -77,6 +77,7 @@ macro_rules! cases {
             a_result_under_a_lost_lease_is_refused,
             attempts_are_counted_when_recorded,
             a_released_lease_costs_no_attempt,
+            what_a_worker_does_not_know_that_it_holds_goes_back,
             all_leases_can_be_ended_at_once,
             a_retry_waits_until_it_is_due,
             an_ordering_key_holds_back_later_deliveries_of_its_own_only,

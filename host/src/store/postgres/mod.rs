@@ -233,6 +233,17 @@ impl DeliveryStore for PostgresStore {
             .await
     }
 
+    async fn release_unheld(
+        &self,
+        worker: WorkerId,
+        held: Vec<DeliveryId>,
+        at: Timestamp,
+    ) -> Result<u64> {
+        self.leases
+            .run(move |connection| Box::pin(record::release_unheld(connection, worker, held, at)))
+            .await
+    }
+
     async fn release_all(&self, at: Timestamp) -> Result<u64> {
         self.writer
             .run(move |connection| Box::pin(record::release_all(connection, at)))

@@ -2,14 +2,14 @@
 
 use std::collections::HashMap;
 
-use sqlx::Row as _;
+use sqlx::{QueryBuilder, Row as _};
 
 use super::batch::{chunks, statement};
-use super::dialect::DbConnection;
+use super::dialect::{Db, DbConnection};
 use super::row::{CANCELLED, FAILED, FILTERED, IN_FLIGHT, PENDING, RETRYING, SUCCESS};
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{Attempt, FencingToken, LeaseResult, Outcome, Transition};
-use crate::domain::id::DeliveryId;
+use crate::domain::id::{DeliveryId, WorkerId};
 use crate::store::{Recorded, Result, StoreError};
 
 /// Columns of a row: id, token, state, due_at, attempts made (0 or 1), external_id, last_error,
@@ -174,6 +174,32 @@ pub(super) async fn release(
             .await?;
     }
     Ok(())
+}
+
+pub(super) async fn release_unheld(
+    connection: &mut DbConnection,
+    worker: WorkerId,
+    held: Vec<DeliveryId>,
+    at: Timestamp,
+) -> Result<u64> {
+    let mut query = QueryBuilder::<Db>::new(
+        "UPDATE deliveries SET state = CASE attempts WHEN 0 THEN 0 ELSE 1 END, worker = NULL, due_at = ",
+    );
+    query
+        .push_bind(at.0)
+        .push(", updated_at = ")
+        .push_bind(at.0)
+        .push(" WHERE due_at IS NOT NULL AND state = 2 AND worker = ")
+        .push_bind(worker.to_string());
+    if !held.is_empty() {
+        query.push(" AND id NOT IN (");
+        let mut ids = query.separated(", ");
+        for id in held {
+            ids.push_bind(id.to_string());
+        }
+        query.push(")");
+    }
+    Ok(query.build().execute(connection).await?.rows_affected())
 }
 
 pub(super) async fn release_all(connection: &mut DbConnection, at: Timestamp) -> Result<u64> {

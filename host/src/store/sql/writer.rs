@@ -160,7 +160,11 @@ impl Group {
                 Err(error) => {
                     tracing::warn!(%error, several, "a shared commit failed; its commands are redone one by one");
                     for single in self.split() {
-                        let done = single.attempt(writing, cursor).await;
+                        let mut done = single.attempt(writing, cursor).await;
+                        // The commit may have been made, and its answer lost.
+                        for claim in done.iter_mut().flat_map(|done| &mut done.claims) {
+                            claim.is_doubtful = true;
+                        }
                         single.reply(done);
                     }
                 }

@@ -157,6 +157,7 @@ pub(super) async fn write(
         next_due,
         held_back,
         epoch: super::catalog::epoch(&mut *connection).await?,
+        is_doubtful: false,
     })
 }
 

@@ -23,6 +23,7 @@ use crate::domain::delivery::{Attempt, Delivery, FencingToken, LeaseResult};
 use crate::domain::event::{Event, EventType, EventTypeName};
 use crate::domain::id::{
     ConnectionId, DeliveryId, EventId, KeyId, ReplayId, SourceId, SubscriptionId, WebhookId,
+    WorkerId,
 };
 use crate::domain::key::ApiKey;
 use crate::domain::provider::ProviderId;
@@ -177,6 +178,17 @@ impl DeliveryStore for SqliteStore {
     async fn release(&self, leases: Vec<(DeliveryId, FencingToken)>, at: Timestamp) -> Result<()> {
         self.writer
             .run(move |connection| Box::pin(record::release(connection, leases, at)))
+            .await
+    }
+
+    async fn release_unheld(
+        &self,
+        worker: WorkerId,
+        held: Vec<DeliveryId>,
+        at: Timestamp,
+    ) -> Result<u64> {
+        self.writer
+            .run(move |connection| Box::pin(record::release_unheld(connection, worker, held, at)))
             .await
     }
 
