@@ -1,7 +1,7 @@
 //! The queue over the store: claims are leases in the store, wake-ups are in process.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -29,9 +29,10 @@ pub struct EmbeddedQueue<S: ?Sized> {
     wake: Notify,
     /// What was handed out and not settled.
     held: Mutex<HashSet<DeliveryId>>,
-    /// The store may have leased something to this worker that it does not know of: an answer was
-    /// lost.
-    is_doubtful: AtomicBool,
+    /// Calls whose answer may be lost, so that the store says that something is held here which is
+    /// not: how many there were, and up to which all is known.
+    doubts: AtomicU64,
+    resolved: AtomicU64,
     /// When the next delivery is due, as far as known, in milliseconds.
     next_due: AtomicI64,
 }
@@ -46,10 +47,15 @@ impl<S: DeliveryStore + ?Sized> EmbeddedQueue<S> {
             lease,
             wake: Notify::new(),
             held: Mutex::default(),
-            is_doubtful: AtomicBool::new(false),
+            doubts: AtomicU64::new(0),
+            resolved: AtomicU64::new(0),
             // The store may hold work from before.
             next_due: AtomicI64::new(i64::MIN),
         }
+    }
+
+    fn doubt(&self) -> u64 {
+        self.doubts.fetch_add(1, Ordering::AcqRel) + 1
     }
 
     fn lock(&self) -> MutexGuard<'_, HashSet<DeliveryId>> {
@@ -62,7 +68,8 @@ impl<S: DeliveryStore + ?Sized> EmbeddedQueue<S> {
 
     /// Gives back what the store says is held here and is not.
     async fn release_unheld(&self, now: Timestamp) -> Result<(), StoreError> {
-        if !self.is_doubtful.load(Ordering::Acquire) {
+        let doubts = self.doubts.load(Ordering::Acquire);
+        if doubts == self.resolved.load(Ordering::Acquire) {
             return Ok(());
         }
         let held = self.lock().iter().copied().collect();
@@ -73,7 +80,7 @@ impl<S: DeliveryStore + ?Sized> EmbeddedQueue<S> {
                 "deliveries whose claim was not answered are due again"
             );
         }
-        self.is_doubtful.store(false, Ordering::Release);
+        self.resolved.fetch_max(doubts, Ordering::AcqRel);
         Ok(())
     }
 
@@ -104,7 +111,7 @@ impl<S: DeliveryStore + ?Sized> Queue for EmbeddedQueue<S> {
                     return Err(error);
                 }
                 // Until it is answered: this future may be dropped as well.
-                self.is_doubtful.store(true, Ordering::Release);
+                let doubt = self.doubt();
                 let claimed = self
                     .store
                     .claim(ClaimRequest {
@@ -123,7 +130,13 @@ impl<S: DeliveryStore + ?Sized> Queue for EmbeddedQueue<S> {
                     }
                 };
                 self.hold(&claim.leased);
-                self.is_doubtful.store(claim.is_doubtful, Ordering::Release);
+                if !claim.is_doubtful {
+                    // Unless a result was lost meanwhile, which is another doubt.
+                    let (before, after) = (Ordering::AcqRel, Ordering::Acquire);
+                    let _ = self
+                        .resolved
+                        .compare_exchange(doubt - 1, doubt, before, after);
+                }
                 // Held back by its ordering key or its subscription's cap: whoever ends that wakes
                 // the queue, if it is not time itself.
                 let sooner = [more_at, Some(now.plus(IDLE_LOOK))];
@@ -156,7 +169,7 @@ impl<S: DeliveryStore + ?Sized> Queue for EmbeddedQueue<S> {
         self.lock().remove(&id);
         if recorded.is_err() {
             // It may be settled or not; if not, it is to go back rather than wait for its lease.
-            self.is_doubtful.store(true, Ordering::Release);
+            self.doubt();
         }
         let recorded = recorded?;
         if let Some(due) = due {
