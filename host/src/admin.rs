@@ -1,5 +1,6 @@
 //! Subcommands that work on a gateway's files while it is not running.
 
+use std::io::Write as _;
 use std::path::Path;
 
 use anyhow::{Context as _, anyhow};
@@ -149,8 +150,7 @@ pub async fn inspect_provider(file: &Path) -> anyhow::Result<()> {
         "config": schema(&descriptor.config),
         "connection": descriptor.connection.as_ref().map(schema),
     });
-    println!("{}", serde_json::to_string_pretty(&shown)?);
-    Ok(())
+    say(&serde_json::to_string_pretty(&shown)?)
 }
 
 /// Pre-initialises a component of one's own.
@@ -165,4 +165,12 @@ pub async fn preinitialize_provider(file: &Path, output: &Path) -> anyhow::Resul
     std::fs::write(output, &ready).with_context(|| output.display().to_string())?;
     println!("{} ({} KiB)", output.display(), ready.len().div_ceil(1024));
     Ok(())
+}
+
+/// Prints; whoever reads may stop reading (`| head`).
+fn say(text: &str) -> anyhow::Result<()> {
+    match writeln!(std::io::stdout(), "{text}") {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        written => Ok(written?),
+    }
 }

@@ -30,6 +30,8 @@ pub struct Config {
     pub trusted_proxies: Vec<ipnet::IpNet>,
     /// How long a shutdown waits for deliveries under way, in milliseconds.
     pub shutdown_timeout_ms: u64,
+    /// What this process does; anything but `all` needs a shared store.
+    pub role: ProcessRole,
     /// The system of record.
     pub store: StoreSection,
     /// Outgoing requests.
@@ -40,6 +42,19 @@ pub struct Config {
     pub provider_limits: HashMap<String, Limits>,
     /// How to log.
     pub log: LogSection,
+}
+
+/// What a process does.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum ProcessRole {
+    /// Both.
+    #[default]
+    All,
+    /// Answers the API and takes webhooks; delivers nothing.
+    Api,
+    /// Delivers; of the API it answers health and metrics alone.
+    Worker,
 }
 
 /// The system of record.
@@ -111,6 +126,7 @@ impl Default for Config {
             batch_bytes_max: 10 << 20,
             trusted_proxies: Vec::new(),
             shutdown_timeout_ms: 20_000,
+            role: ProcessRole::All,
             store: StoreSection::default(),
             egress: EgressSection::default(),
             limits: Limits::default(),
@@ -150,7 +166,7 @@ pub enum ConfigError {
 }
 
 impl Config {
-    /// Reads a file; without one, the defaults.
+    /// Reads a file; without one, the defaults. [`Config::check`] comes after what overrides it.
     ///
     /// # Errors
     /// Each kind of [`ConfigError`].
@@ -168,12 +184,21 @@ impl Config {
                 })?
             }
         };
-        config.check()?;
         Ok(config)
     }
 
-    fn check(&self) -> Result<(), ConfigError> {
+    /// Checks what fields say together.
+    ///
+    /// # Errors
+    /// `Value`.
+    pub fn check(&self) -> Result<(), ConfigError> {
         let value = |field, problem| Err(ConfigError::Value { field, problem });
+        if self.role != ProcessRole::All && self.store.url.is_none() {
+            return value(
+                "role",
+                "api and worker share a store with others: set store.url",
+            );
+        }
         if !(1..=4_096).contains(&self.concurrency) {
             return value("concurrency", "give 1 to 4096");
         }
@@ -198,7 +223,9 @@ mod tests {
         let dir = tempfile::tempdir().expect("dir");
         let path = dir.path().join("hookport.toml");
         std::fs::write(&path, text).expect("write");
-        Config::load(Some(&path))
+        let config = Config::load(Some(&path))?;
+        config.check()?;
+        Ok(config)
     }
 
     #[test]
@@ -216,5 +243,7 @@ mod tests {
         check("concurrency = 0", "concurrency");
         check("[limits]\ntimeout = 3", "timeout");
         check("listen = \"nowhere\"", "listen");
+        check("role = \"worker\"", "store.url");
+        check("role = \"boss\"", "role");
     }
 }

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
-use hookport::config::Config;
+use hookport::config::{Config, ProcessRole};
 use hookport::domain::key::Role;
 use hookport::wire::{self, Gateway};
 use hookport::{admin, bench, demo, doctor};
@@ -70,6 +70,9 @@ struct ConfigArguments {
     /// Directory of provider components
     #[arg(long, global = true, env = "HOOKPORT_PROVIDERS")]
     providers: Option<PathBuf>,
+    /// What this process does; api and worker need a shared store
+    #[arg(long, global = true, env = "HOOKPORT_ROLE")]
+    role: Option<ProcessRole>,
     /// Address of the API; port 0 takes a free one
     #[arg(long, global = true, env = "HOOKPORT_LISTEN")]
     listen: Option<SocketAddr>,
@@ -90,6 +93,10 @@ impl ConfigArguments {
         if let Some(listen) = self.listen {
             config.listen = listen;
         }
+        if let Some(role) = self.role {
+            config.role = role;
+        }
+        config.check()?;
         Ok(config)
     }
 }

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::api::{self, Api, HealthCheck, new_key};
-use crate::config::Config;
+use crate::config::{Config, ProcessRole};
 use crate::dispatch::{
     Accepter, Ids, Programs, Replayer, Snapshots, StoredDocuments, Worker, WorkerConfig,
     operational,
@@ -223,8 +223,14 @@ impl Gateway {
             },
         });
         let (stop, stopping) = watch::channel(false);
-        let working = tokio::spawn(worker.run(stopping.clone()));
-        tokio::spawn(replayer.clone().run(stopping.clone()));
+        let role = config.role;
+        let working = if role == ProcessRole::Api {
+            // What this process accepts, others deliver.
+            tokio::spawn(async {})
+        } else {
+            tokio::spawn(replayer.clone().run(stopping.clone()));
+            tokio::spawn(worker.run(stopping.clone()))
+        };
 
         let listener = tokio::net::TcpListener::bind(config.listen)
             .await
@@ -254,12 +260,16 @@ impl Gateway {
             event_bytes_max: config.event_bytes_max,
             batch_bytes_max: config.batch_bytes_max,
         });
+        let router = match role {
+            ProcessRole::Worker => api::health_router(api),
+            ProcessRole::All | ProcessRole::Api => api::router(api),
+        };
         let drain = Duration::from_millis(config.shutdown_timeout_ms);
         let mut until = stopping;
         let stopped = async move {
             let _ = until.wait_for(|stop| *stop).await;
         };
-        let serving = tokio::spawn(api::serve(listener, api, stopped, drain));
+        let serving = tokio::spawn(api::serve(listener, router, stopped, drain));
         Ok(Self {
             address,
             stop,

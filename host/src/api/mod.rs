@@ -189,6 +189,19 @@ pub fn router(api: Shared) -> Router {
             )
         }),
     );
+    finished(v1, api)
+}
+
+/// What a process answers that only delivers.
+pub fn health_router(api: Shared) -> Router {
+    let routes = OpenApiRouter::new()
+        .routes(routes!(health::health))
+        .routes(routes!(health::livez))
+        .routes(routes!(health::metrics));
+    finished(routes.split_for_parts().0, api)
+}
+
+fn finished(v1: Router<Shared>, api: Shared) -> Router {
     Router::new()
         .nest("/api/v1", v1)
         .fallback(|| async { ApiError::not_found("this path") })
@@ -203,7 +216,7 @@ pub fn router(api: Shared) -> Router {
 /// When the listener fails.
 pub async fn serve(
     listener: tokio::net::TcpListener,
-    api: Shared,
+    router: Router,
     stop: impl Future<Output = ()> + Send + 'static,
     drain: Duration,
 ) -> std::io::Result<()> {
@@ -216,7 +229,7 @@ pub async fn serve(
         stop.await;
         let _ = stopped.send(true);
     };
-    let service = router(api).into_make_service_with_connect_info::<std::net::SocketAddr>();
+    let service = router.into_make_service_with_connect_info::<std::net::SocketAddr>();
     let serving = axum::serve(listener, service).with_graceful_shutdown(signal);
     let cut_off = async move {
         let _ = stopping.wait_for(|stopped| *stopped).await;

@@ -148,6 +148,45 @@ async fn what_a_killed_process_had_in_flight_is_delivered_by_another() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn one_process_accepts_and_another_delivers() {
+    let (_postgres, url) = database().await;
+    let with_role = |role: &str| {
+        let mut setup = setup(&url);
+        setup.environment.push(("HOOKPORT_ROLE", role.to_owned()));
+        setup
+    };
+    let first = Gateway::start_with(with_role("api")).await;
+    let api = first.api();
+    let receiver = Receiver::ok().await;
+    api.register("incident.created").await;
+    api.subscribe_webhook("incident.created", &receiver.url())
+        .await;
+    let id = api.emit_one(&event(1)).await;
+    assert_eq!(receiver.settled().await.len(), 0, "nobody delivers yet");
+
+    let mut setup = with_role("worker");
+    // Its API shows no providers to wait for.
+    setup.providers.clear();
+    let mut second = Gateway::prepare(setup);
+    second.take_admin_key(&first.admin_key());
+    second.install(
+        &hookport_tests::gateway::component("webhook"),
+        "webhook.wasm",
+    );
+    second.restart().await;
+    api.delivery_in(&id, "success").await;
+    assert_eq!(receiver.requests().len(), 1);
+    second.api().get("/health").await.expect(200);
+    second.api().get("/events").await.expect(404);
+    let metrics = second.api().get("/metrics").await;
+    assert!(
+        metrics
+            .text
+            .contains("hookport_deliveries_ended_total{state=\"Success\"} 1")
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_shared_store_wants_the_key_that_all_processes_share() {
     let (_postgres, url) = database().await;
     let mut setup = setup(&url);
