@@ -22,7 +22,13 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Run the gateway
-    Serve(ConfigArguments),
+    Serve {
+        #[command(flatten)]
+        config: ConfigArguments,
+        /// What this process does; api and worker need a shared store
+        #[arg(long, env = "HOOKPORT_ROLE")]
+        role: Option<ProcessRole>,
+    },
     /// Bring the database up to date and exit
     Migrate(ConfigArguments),
     /// Manage API keys of a gateway that is not running
@@ -70,9 +76,6 @@ struct ConfigArguments {
     /// Directory of provider components
     #[arg(long, global = true, env = "HOOKPORT_PROVIDERS")]
     providers: Option<PathBuf>,
-    /// What this process does; api and worker need a shared store
-    #[arg(long, global = true, env = "HOOKPORT_ROLE")]
-    role: Option<ProcessRole>,
     /// Address of the API; port 0 takes a free one
     #[arg(long, global = true, env = "HOOKPORT_LISTEN")]
     listen: Option<SocketAddr>,
@@ -92,9 +95,6 @@ impl ConfigArguments {
         }
         if let Some(listen) = self.listen {
             config.listen = listen;
-        }
-        if let Some(role) = self.role {
-            config.role = role;
         }
         config.check()?;
         Ok(config)
@@ -169,7 +169,12 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         .build()?;
     runtime.block_on(async {
         match command {
-            Command::Serve(config) => serve(config.load()?).await?,
+            Command::Serve { config, role } => {
+                let mut config = config.load()?;
+                config.role = role.unwrap_or(config.role);
+                config.check()?;
+                serve(config).await?;
+            }
             Command::Migrate(config) => {
                 let mut config = config.load()?;
                 config.store.migrate_at_start = true;
