@@ -1,8 +1,10 @@
 //! The Jira provider against a Jira that keeps issues, of both kinds.
 
+use std::time::Duration;
+
 use hookport_tests::gateway::{Gateway, Setup};
 use hookport_tests::jira;
-use hookport_tests::receiver::Receiver;
+use hookport_tests::receiver::{Receiver, Reply};
 use serde_json::{Value, json};
 
 async fn gateway() -> Gateway {
@@ -179,4 +181,32 @@ async fn dropdowns_come_from_jira() {
             .contains("Choose a project first"),
         "{problem}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dropdown_that_cannot_be_filled_says_why() {
+    let configuration = tempfile::NamedTempFile::new().expect("a file");
+    let limits = "[provider_limits.jira]\ntimeout_ms = 500\n";
+    std::fs::write(configuration.path(), limits).expect("written");
+    let gateway = Gateway::start_with(Setup {
+        providers: vec!["jira"],
+        environment: vec![(
+            "HOOKPORT_CONFIG",
+            configuration.path().display().to_string(),
+        )],
+        ..Setup::default()
+    })
+    .await;
+    let never = Reply::ok().after(Duration::from_secs(600));
+    let page = Reply::status(502).body("<html>Bad Gateway</html>");
+    let refused = Reply::status(401);
+    for (reply, reason) in [(never, "500 ms"), (page, "502"), (refused, "API token")] {
+        let server = Receiver::start(move |_, _| reply.clone()).await;
+        let connection = connect(&gateway, &server, "cloud", jira::TOKEN).await;
+        let request = json!({"resolver": "projects", "connectionId": connection, "context": {}});
+        let answer = gateway.api().post("/providers/jira/options", &request);
+        let problem = answer.await.expect_problem(409, "conflict");
+        let detail = problem["detail"].as_str().unwrap_or("");
+        assert!(detail.contains(reason), "{problem}");
+    }
 }
