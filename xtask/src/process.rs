@@ -5,9 +5,22 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, bail};
 
-/// The cargo that runs this program.
+/// The cargo that runs this program, without what it tells this program of its own package: build
+/// scripts ask for these variables (ring's does), so that a `cargo test` by hand would build anew
+/// what was built here, and the other way round.
 pub fn cargo() -> Command {
-    Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    for (name, _) in std::env::vars_os() {
+        let is_of_package = name.to_str().is_some_and(|name| {
+            ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_"]
+                .iter()
+                .any(|prefix| name.starts_with(prefix))
+        });
+        if is_of_package {
+            cargo.env_remove(name);
+        }
+    }
+    cargo
 }
 
 /// Runs to the end, its output shown.
