@@ -1,33 +1,100 @@
 //! The servers that tests start: checked before the tests, installed where that is allowed.
 
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::bail;
 
 use crate::process;
 
-/// Makes sure that PostgreSQL's programs are there.
+/// A server that tests start privately.
+struct Package {
+    /// What it is called.
+    server: &'static str,
+    /// The distribution's package (Debian, Ubuntu).
+    package: &'static str,
+    /// Whether its programs are there.
+    is_there: fn() -> bool,
+}
+
+const PACKAGES: [Package; 3] = [
+    Package {
+        server: "PostgreSQL",
+        package: "postgresql",
+        is_there: has_postgres,
+    },
+    Package {
+        server: "RabbitMQ",
+        package: "rabbitmq-server",
+        is_there: has_rabbitmq,
+    },
+    Package {
+        server: "Redis",
+        package: "redis-server",
+        is_there: || on_path("redis-server"),
+    },
+];
+
+/// Makes sure that the servers' programs are there.
 pub fn ensure() -> anyhow::Result<()> {
-    if has_postgres() {
+    let missing = || PACKAGES.iter().filter(|package| !(package.is_there)());
+    let (servers, packages): (Vec<&str>, Vec<&str>) = missing()
+        .map(|package| (package.server, package.package))
+        .unzip();
+    if packages.is_empty() {
         return Ok(());
     }
-    let remedy = "PostgreSQL is missing, which tests start privately: install it (Debian and Ubuntu: `apt-get install postgresql`)";
+    let remedy = format!(
+        "{} missing, which tests start privately: install it (Debian and Ubuntu: `apt-get install {}`)",
+        servers.join(", "),
+        packages.join(" ")
+    );
     let is_root = process::output(Command::new("id").arg("-u")).is_ok_and(|id| id.trim() == "0");
     if !is_root || !process::succeeds(Command::new("apt-get").arg("--version")) {
         bail!("{remedy}");
     }
-    println!("PostgreSQL is missing: installing it");
+    println!("{} missing: installing", servers.join(", "));
+    let keep_stopped = KeepStopped::begin();
     let apt = |arguments: &[&str]| {
         let mut apt = Command::new("apt-get");
         apt.env("DEBIAN_FRONTEND", "noninteractive").args(arguments);
         process::run(&mut apt)
     };
-    let installed = apt(&["update"])
-        .and_then(|()| apt(&["install", "--yes", "--no-install-recommends", "postgresql"]));
+    let mut install = vec!["install", "--yes", "--no-install-recommends"];
+    install.extend(&packages);
+    let installed = apt(&["update"]).and_then(|()| apt(&install));
+    drop(keep_stopped);
     match installed {
-        _ if has_postgres() => Ok(()),
+        _ if missing().next().is_none() => Ok(()),
         Ok(()) => bail!("{remedy}"),
         Err(error) => Err(error.context(remedy)),
+    }
+}
+
+/// Keeps the packages from starting the distribution's own servers, which nobody wants here and
+/// which cannot start in a container (`policy-rc.d`, Debian's policy manual, section 9.3.3).
+struct KeepStopped {
+    is_ours: bool,
+}
+
+const POLICY: &str = "/usr/sbin/policy-rc.d";
+
+impl KeepStopped {
+    fn begin() -> Self {
+        use std::os::unix::fs::PermissionsExt as _;
+        let executable = std::fs::Permissions::from_mode(0o755);
+        let is_ours = !Path::new(POLICY).exists()
+            && std::fs::write(POLICY, "#!/bin/sh\nexit 101\n").is_ok()
+            && std::fs::set_permissions(POLICY, executable).is_ok();
+        Self { is_ours }
+    }
+}
+
+impl Drop for KeepStopped {
+    fn drop(&mut self) {
+        if self.is_ours {
+            let _ = std::fs::remove_file(POLICY);
+        }
     }
 }
 
@@ -37,9 +104,17 @@ fn has_postgres() -> bool {
         .flatten()
         .flatten()
         .any(|version| version.path().join("bin/initdb").exists());
-    let on_path = || {
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        std::env::split_paths(&path).any(|folder| folder.join("initdb").exists())
-    };
-    of_debian || on_path()
+    of_debian || on_path("initdb")
+}
+
+/// Debian's program on the path wants to be root, and changes to an account of its own.
+fn has_rabbitmq() -> bool {
+    let is_there =
+        Path::new("/usr/lib/rabbitmq/bin/rabbitmq-server").exists() || on_path("rabbitmq-server");
+    is_there && on_path("erl") && on_path("epmd")
+}
+
+fn on_path(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|folder| folder.join(program).exists())
 }

@@ -6,5 +6,7 @@
 
 mod postgres;
 mod process;
+mod rabbitmq;
 
 pub use postgres::Postgres;
+pub use rabbitmq::RabbitMq;
