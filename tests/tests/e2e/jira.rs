@@ -204,8 +204,9 @@ async fn a_dropdown_that_cannot_be_filled_says_why() {
         let server = Receiver::start(move |_, _| reply.clone()).await;
         let connection = connect(&gateway, &server, "cloud", jira::TOKEN).await;
         let request = json!({"resolver": "projects", "connectionId": connection, "context": {}});
-        let answer = gateway.api().post("/providers/jira/options", &request);
-        let problem = answer.await.expect_problem(409, "conflict");
+        let api = gateway.api();
+        let answer = api.post("/providers/jira/options", &request).await;
+        let problem = answer.expect_problem(409, "conflict");
         let detail = problem["detail"].as_str().unwrap_or("");
         assert!(detail.contains(reason), "{problem}");
     }
