@@ -145,6 +145,15 @@ pub struct GatewayChild {
     pub api: ApiClient,
 }
 
+/// What it works over; nothing: embedded.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Engines<'a> {
+    /// A shared store.
+    pub store_url: Option<&'a str>,
+    /// A broker in front of it.
+    pub queue_url: Option<&'a str>,
+}
+
 impl GatewayChild {
     /// Starts `hookport serve` from this very binary and waits until it listens. Its log goes to
     /// `<scratch>/gateway.log`.
@@ -154,7 +163,7 @@ impl GatewayChild {
     pub async fn start(
         scratch: &Path,
         providers: &Path,
-        store_url: Option<&str>,
+        engines: Engines<'_>,
     ) -> Result<Self, ChildError> {
         let log = scratch.join("gateway.log");
         let data_dir = scratch.join("data");
@@ -173,8 +182,12 @@ impl GatewayChild {
             .arg(providers)
             // Never the store that this shell happens to be set up for.
             .env_remove("HOOKPORT_STORE_URL")
+            .env_remove("HOOKPORT_QUEUE_URL")
             .env_remove("HOOKPORT_CONFIG");
-        if let Some(url) = store_url {
+        if let Some(url) = engines.queue_url {
+            process.env("HOOKPORT_QUEUE_URL", url);
+        }
+        if let Some(url) = engines.store_url {
             process
                 .env("HOOKPORT_STORE_URL", url)
                 .env("HOOKPORT_MASTER_KEY", SCRATCH_KEY);

@@ -34,6 +34,8 @@ pub struct Config {
     pub role: ProcessRole,
     /// The system of record.
     pub store: StoreSection,
+    /// A broker in front of it.
+    pub queue: QueueSection,
     /// Outgoing requests.
     pub egress: EgressSection,
     /// Limits of every provider's calls.
@@ -87,6 +89,39 @@ impl std::fmt::Debug for StoreSection {
     }
 }
 
+/// A broker in front of a shared store.
+#[derive(Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct QueueSection {
+    /// `amqp://user:password@host:port/vhost` or `amqps`; unset: work is claimed from the store.
+    pub url: Option<String>,
+    /// Before the names of its queues and exchanges, for several gateways on one broker.
+    pub prefix: String,
+    /// Messages that this process has and has not settled: at least its deliveries under way.
+    pub prefetch: u16,
+}
+
+impl Default for QueueSection {
+    fn default() -> Self {
+        Self {
+            url: None,
+            prefix: "hookport".to_owned(),
+            prefetch: 1_024,
+        }
+    }
+}
+
+/// Without the URL, which may hold a password.
+impl std::fmt::Debug for QueueSection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("QueueSection")
+            .field("is_broker", &self.url.is_some())
+            .field("prefix", &self.prefix)
+            .field("prefetch", &self.prefetch)
+            .finish()
+    }
+}
+
 /// Outgoing requests.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -128,6 +163,7 @@ impl Default for Config {
             shutdown_timeout_ms: 20_000,
             role: ProcessRole::All,
             store: StoreSection::default(),
+            queue: QueueSection::default(),
             egress: EgressSection::default(),
             limits: Limits::default(),
             provider_limits: HashMap::new(),
@@ -199,6 +235,18 @@ impl Config {
                 "api and worker share a store with others: set store.url",
             );
         }
+        if self.queue.url.is_some() && self.store.url.is_none() {
+            return value(
+                "queue.url",
+                "a broker stands in front of a shared store: set store.url",
+            );
+        }
+        if !(1..=64).contains(&self.queue.prefix.len()) {
+            return value("queue.prefix", "give 1 to 64 bytes");
+        }
+        if self.queue.prefetch == 0 {
+            return value("queue.prefetch", "give at least 1");
+        }
         if !(1..=4_096).contains(&self.concurrency) {
             return value("concurrency", "give 1 to 4096");
         }
@@ -245,5 +293,7 @@ mod tests {
         check("listen = \"nowhere\"", "listen");
         check("role = \"worker\"", "store.url");
         check("role = \"boss\"", "role");
+        check("[queue]\nurl = \"amqp://h\"", "store.url");
+        check("[queue]\nprefetch = 0", "queue.prefetch");
     }
 }

@@ -14,7 +14,9 @@ use axum::http::StatusCode;
 use axum::routing::post;
 use serde_json::{Value, json};
 
-use crate::child::{ApiClient, ChildError, GatewayChild, ScratchDir, providers_allowing_loopback};
+use crate::child::{
+    ApiClient, ChildError, Engines, GatewayChild, ScratchDir, providers_allowing_loopback,
+};
 
 const EVENT_TYPE: &str = "incident.created";
 const RETRY_DELAY_MS: u64 = 1_500;
@@ -71,7 +73,7 @@ pub async fn run(arguments: &Arguments) -> Result<(), DemoError> {
     let receiver = start_receiver().await.map_err(DemoError::Receiver)?;
 
     println!("\nStarting the gateway on the embedded database");
-    let mut gateway = GatewayChild::start(scratch.path(), &providers, None).await?;
+    let mut gateway = GatewayChild::start(scratch.path(), &providers, Engines::default()).await?;
     gateway.provider_serving("webhook").await?;
     println!("  gateway   {}", gateway.api.base());
     println!("  receiver  http://{receiver}/  (answers 503 to the first request, 200 after that)");

@@ -4,6 +4,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::process::ExitCode;
 
 use crate::config::Config;
+use crate::queue::rabbitmq;
 use crate::vault::key::{VARIABLE, WhenMissing};
 use crate::vault::{KeyError, MasterKey};
 use crate::wire;
@@ -16,6 +17,7 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
     let checks = [
         ("data directory", data_dir(&config)),
         ("database", database(&config).await),
+        ("broker", broker(&config).await),
         ("master key", master_key(&config)),
         ("providers", providers(&config)),
         (
@@ -71,6 +73,16 @@ async fn database(config: &Config) -> Result<String, String> {
         "opens, up to date, and no other process has it"
     }
     .to_owned())
+}
+
+async fn broker(config: &Config) -> Result<String, String> {
+    let Some(rabbit) = wire::rabbit(config) else {
+        return Ok("none; work is claimed from the database".to_owned());
+    };
+    let messages = rabbitmq::check(&rabbit).await.map_err(|error| {
+        format!("{error}; check queue.url, that RabbitMQ is 3.10 or newer, and that its user may configure, write and read {}.*", rabbit.prefix)
+    })?;
+    Ok(format!("RabbitMQ answers; {messages} messages wait"))
 }
 
 fn master_key(config: &Config) -> Result<String, String> {

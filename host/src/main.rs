@@ -73,6 +73,14 @@ struct ConfigArguments {
         hide_env_values = true
     )]
     store_url: Option<String>,
+    /// RabbitMQ in front of it: amqp://user:password@host:port/vhost
+    #[arg(
+        long,
+        global = true,
+        env = "HOOKPORT_QUEUE_URL",
+        hide_env_values = true
+    )]
+    queue_url: Option<String>,
     /// Directory of provider components
     #[arg(long, global = true, env = "HOOKPORT_PROVIDERS")]
     providers: Option<PathBuf>,
@@ -89,6 +97,9 @@ impl ConfigArguments {
         }
         if let Some(url) = self.store_url {
             config.store.url = Some(url);
+        }
+        if let Some(url) = self.queue_url {
+            config.queue.url = Some(url);
         }
         if let Some(providers) = self.providers {
             config.providers_dir = providers;

@@ -172,6 +172,11 @@ impl Metrics {
         self.taken_over.inc_by(deliveries);
     }
 
+    /// Where others add figures of their own, before the first is shown.
+    pub fn registry_mut(&mut self) -> &mut Registry {
+        &mut self.registry
+    }
+
     /// Everything in the text format (OpenMetrics), with the backlog as counted just now.
     #[must_use]
     pub fn text(&self, backlog: u64) -> String {

@@ -30,11 +30,13 @@ use crate::metrics::Metrics;
 use crate::plugin::compile_child::{CompileLimits, Compiler};
 use crate::plugin::engine::{Sandbox, SandboxConfig};
 use crate::plugin::registry::{Documents, Registry, RegistryConfig, RegistryEvent};
-use crate::queue::Queue as _;
+use crate::queue::Queue;
+use crate::queue::broker::Broker;
 use crate::queue::embedded::EmbeddedQueue;
+use crate::queue::rabbitmq::{self, Figures, RabbitConfig, RabbitQueue};
 use crate::store::postgres::PostgresStore;
 use crate::store::sqlite::SqliteStore;
-use crate::store::{CatalogStore, Store};
+use crate::store::{CatalogStore, OutboxStore, Store};
 use crate::vault::key::{VARIABLE, WhenMissing};
 use crate::vault::{MasterKey, Vault};
 
@@ -48,6 +50,11 @@ const ALIVE_EVERY: Duration = Duration::from_secs(2);
 const DEAD_AFTER: Duration = Duration::from_secs(15);
 /// The longest call that a subscription can ask for.
 const CALL_MAX: Duration = Duration::from_secs(300);
+/// Deliveries that a broker should have told of so long ago are taken over where there is none.
+const DISOWNED_AFTER_MS: i64 = 60_000;
+/// How many at once, and how often that is looked for.
+const DISOWNED_MAX: usize = 1_000;
+const DISOWN_EVERY: Duration = Duration::from_secs(5);
 /// Where the first start leaves its key.
 const ADMIN_KEY_FILE: &str = "admin.key";
 
@@ -170,14 +177,11 @@ impl Gateway {
             clock: clock.clone(),
         });
         let registry = registry(&config, store.clone(), documents, clock.clone()).await?;
-        let metrics = Arc::new(Metrics::default());
+        let mut metrics = Metrics::default();
         let worker_id: WorkerId = ids.next(clock.now());
-        let queue = Arc::new(EmbeddedQueue::new(
-            store.clone(),
-            clock.clone(),
-            worker_id,
-            CALL_MAX + LEASE_MARGIN,
-        ));
+        let WorkQueue { queue, broker } =
+            work_queue(&config, &store, &clock, worker_id, &mut metrics)?;
+        let metrics = Arc::new(metrics);
         if store.is_shared() {
             // Before the first claim: what a process holds that nobody ever saw would wait for the
             // end of its lease.
@@ -256,7 +260,13 @@ impl Gateway {
             vault,
             clock,
             ids,
-            checks: checks(registry, config.providers_dir.clone(), stopping.clone()),
+            checks: checks(
+                registry,
+                config.providers_dir.clone(),
+                stopping.clone(),
+                broker.clone(),
+            ),
+            broker,
             event_bytes_max: config.event_bytes_max,
             batch_bytes_max: config.batch_bytes_max,
         });
@@ -295,11 +305,83 @@ impl Gateway {
     }
 }
 
+/// Where work comes from.
+struct WorkQueue {
+    queue: Arc<dyn Queue>,
+    broker: Option<Arc<dyn Broker>>,
+}
+
+/// The queue: over the store, or over a broker in front of it.
+fn work_queue(
+    config: &Config,
+    store: &Arc<dyn Store>,
+    clock: &Arc<dyn Clock>,
+    worker: WorkerId,
+    metrics: &mut Metrics,
+) -> anyhow::Result<WorkQueue> {
+    let lease = CALL_MAX + LEASE_MARGIN;
+    let embedded = EmbeddedQueue::new(store.clone(), clock.clone(), worker, lease);
+    let Some(rabbit) = rabbit(config) else {
+        if let Some(outbox) = store.clone().outbox() {
+            tokio::spawn(disown_broker(outbox, clock.clone()));
+        }
+        return Ok(WorkQueue {
+            queue: Arc::new(embedded),
+            broker: None,
+        });
+    };
+    let outbox = store
+        .clone()
+        .outbox()
+        .context("queue.url: the store takes no broker")?;
+    let figures = Figures::default();
+    figures.register(metrics.registry_mut());
+    let queue = RabbitQueue::start(&rabbit, embedded, outbox, figures).context("queue.url")?;
+    let queue = Arc::new(queue);
+    Ok(WorkQueue {
+        queue: queue.clone(),
+        broker: Some(queue),
+    })
+}
+
+/// The broker that is configured.
+#[must_use]
+pub fn rabbit(config: &Config) -> Option<RabbitConfig> {
+    Some(RabbitConfig {
+        url: config.queue.url.clone()?,
+        prefix: config.queue.prefix.clone(),
+        prefetch: config.queue.prefetch,
+        consumes: config.role != ProcessRole::Api,
+        missing_after: rabbitmq::MISSING_AFTER,
+        jitter: rand::random,
+    })
+}
+
+/// Where no broker is configured any more, claims the deliveries that one was told of once.
+async fn disown_broker(outbox: Arc<dyn OutboxStore>, clock: Arc<dyn Clock>) {
+    loop {
+        let before = Timestamp(clock.now().0.saturating_sub(DISOWNED_AFTER_MS));
+        match outbox.hand_over(before, DISOWNED_MAX).await {
+            Ok(0) => {}
+            Ok(deliveries) => {
+                tracing::info!(
+                    deliveries,
+                    "a broker was told of deliveries and none is configured: the store holds them again"
+                );
+            }
+            Err(error) => {
+                tracing::debug!(%error, "whether a broker was told of deliveries is not known");
+            }
+        }
+        tokio::time::sleep(DISOWN_EVERY).await;
+    }
+}
+
 /// Shows the other processes that this one lives, and takes over what dead ones held.
 async fn stay_alive(
     store: Arc<dyn Store>,
     worker: WorkerId,
-    queue: Arc<EmbeddedQueue<dyn Store>>,
+    queue: Arc<dyn Queue>,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
 ) {
@@ -322,11 +404,7 @@ async fn stay_alive(
     }
 }
 
-async fn hear_of_work(
-    store: Arc<dyn Store>,
-    queue: Arc<EmbeddedQueue<dyn Store>>,
-    clock: Arc<dyn Clock>,
-) {
+async fn hear_of_work(store: Arc<dyn Store>, queue: Arc<dyn Queue>, clock: Arc<dyn Clock>) {
     loop {
         store.heard_of_work().await;
         queue.wake(clock.now());
@@ -403,6 +481,7 @@ fn checks(
     registry: Arc<Registry>,
     directory: PathBuf,
     stopping: watch::Receiver<bool>,
+    broker: Option<Arc<dyn Broker>>,
 ) -> Vec<HealthCheck> {
     let providers = HealthCheck {
         name: "providers",
@@ -428,7 +507,21 @@ fn checks(
             }
         }),
     };
-    vec![providers, worker]
+    let broker = broker.map(|broker| HealthCheck {
+        name: "broker",
+        // The gateway works without it.
+        check: Arc::new(move || {
+            if !broker.is_up() {
+                return Ok("away; work is claimed from the store".to_owned());
+            }
+            let depths = broker.depths().into_iter();
+            let depths: Vec<String> = depths
+                .map(|depth| format!("{} {}", depth.messages, depth.queue))
+                .collect();
+            Ok(format!("connected; messages: {}", depths.join(", ")))
+        }),
+    });
+    [providers, worker].into_iter().chain(broker).collect()
 }
 
 /// Turns failures of provider files into operational events.

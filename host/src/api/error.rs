@@ -12,6 +12,7 @@ use utoipa::ToSchema;
 use crate::dispatch::AcceptError;
 use crate::domain::schema::Violation;
 use crate::ingress::Refusal;
+use crate::queue::broker::BrokerError;
 use crate::store::StoreError;
 use crate::vault::VaultError;
 
@@ -296,6 +297,21 @@ impl From<StoreError> for ApiError {
             StoreError::Corrupt(what) => {
                 tracing::error!(%what, "stored data cannot be read");
                 Self::internal()
+            }
+        }
+    }
+}
+
+impl From<BrokerError> for ApiError {
+    fn from(error: BrokerError) -> Self {
+        match error {
+            BrokerError::Store(error) => error.into(),
+            BrokerError::Away(source) => {
+                let source = source.map(|source| source.to_string());
+                tracing::warn!(source, "the broker is away");
+                Self::unavailable(
+                    "the broker does not answer; deliveries go on, claimed from the store",
+                )
             }
         }
     }

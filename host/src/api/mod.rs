@@ -13,6 +13,7 @@ mod keys;
 mod page;
 mod plugins;
 mod providers;
+mod queues;
 mod replays;
 mod sources;
 mod subscriptions;
@@ -35,6 +36,7 @@ use crate::domain::clock::Clock;
 use crate::ingress::Ingress;
 use crate::plugin::Providers;
 use crate::queue::Queue;
+use crate::queue::broker::Broker;
 use crate::store::Store;
 use crate::vault::Vault;
 
@@ -51,6 +53,8 @@ pub struct Api {
     pub store: Arc<dyn Store>,
     /// Whom to wake.
     pub queue: Arc<dyn Queue>,
+    /// The broker, where there is one.
+    pub broker: Option<Arc<dyn Broker>>,
     /// What is configured.
     pub snapshots: Arc<Snapshots>,
     /// Where webhooks go.
@@ -157,6 +161,9 @@ fn routes() -> OpenApiRouter<Shared> {
         .routes(routes!(deliveries::list))
         .routes(routes!(deliveries::get))
         .routes(routes!(deliveries::retry))
+        .routes(routes!(queues::list))
+        .routes(routes!(queues::dead))
+        .routes(routes!(queues::drain))
         .routes(routes!(keys::create, keys::list))
         .routes(routes!(keys::revoke))
         .routes(routes!(health::health))

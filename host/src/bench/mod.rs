@@ -29,7 +29,7 @@ use self::load::{Pace, Target};
 use self::receiver::Phases;
 pub use self::report::{PhaseReport, Report};
 use crate::child::{
-    ChildError, GatewayChild, ScratchDir, listening_line, providers_allowing_loopback,
+    ChildError, Engines, GatewayChild, ScratchDir, listening_line, providers_allowing_loopback,
 };
 
 const EVENT_TYPE: &str = "bench.incident";
@@ -59,6 +59,9 @@ pub struct Arguments {
     /// writes stays there.
     #[arg(long)]
     pub store_url: Option<String>,
+    /// RabbitMQ in front of it.
+    #[arg(long, requires = "store_url")]
+    pub queue_url: Option<String>,
     /// Prints the figures as JSON.
     #[arg(long)]
     pub json: bool,
@@ -141,11 +144,14 @@ async fn measure(arguments: &Arguments) -> Result<Report, BenchError> {
         receiver,
     };
 
-    let store_url = arguments.store_url.as_deref();
+    let engines = Engines {
+        store_url: arguments.store_url.as_deref(),
+        queue_url: arguments.queue_url.as_deref(),
+    };
     note("starting the gateway twice: cold, then with a warm code cache");
-    let (gateway, cold_start_ms) = start_gateway(scratch.path(), &providers, store_url).await?;
+    let (gateway, cold_start_ms) = start_gateway(scratch.path(), &providers, engines).await?;
     gateway.stop().await?;
-    let (gateway, warm_start_ms) = start_gateway(scratch.path(), &providers, store_url).await?;
+    let (gateway, warm_start_ms) = start_gateway(scratch.path(), &providers, engines).await?;
     tokio::time::sleep(Duration::from_secs(1)).await;
     let idle_rss_mib = rss_mib(&gateway).map_err(io_error("memory cannot be read"))?;
     let target = set_up(&gateway, receiver).await?;
@@ -256,10 +262,10 @@ impl Bench<'_> {
 async fn start_gateway(
     scratch: &Path,
     providers: &Path,
-    store_url: Option<&str>,
+    engines: Engines<'_>,
 ) -> Result<(GatewayChild, f64), BenchError> {
     let started = Instant::now();
-    let gateway = GatewayChild::start(scratch, providers, store_url).await?;
+    let gateway = GatewayChild::start(scratch, providers, engines).await?;
     gateway.provider_serving("webhook").await?;
     Ok((gateway, report::millis_since(started)))
 }

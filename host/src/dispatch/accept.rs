@@ -15,7 +15,7 @@ use crate::domain::id::{DeliveryId, EventId};
 use crate::domain::schema::{self, Violation};
 use crate::domain::subscription::Subscription;
 use crate::metrics::Metrics;
-use crate::queue::Queue;
+use crate::queue::{Announcement, Queue};
 use crate::store::{AcceptRequest, Accepted, DeliveryStore, IdempotencyKey, StoreError};
 
 /// Deepest nesting of a payload.
@@ -141,7 +141,7 @@ impl Accepter {
                         .count(),
                 })
                 .collect();
-            let any = !deliveries.is_empty();
+            let announcement = Announcement::new(&*self.queue, &deliveries, now);
             let answer = self
                 .store
                 .accept(AcceptRequest {
@@ -150,14 +150,13 @@ impl Accepter {
                     idempotency: by.idempotency.clone(),
                     epoch: snapshot.epoch,
                     at: now,
+                    queued_for: announcement.queued_for(),
                 })
                 .await?;
             match answer {
                 Accepted::New => {
                     self.metrics.accepted(emits.len(), begun.elapsed());
-                    if any {
-                        self.queue.wake(now);
-                    }
+                    announcement.make(&*self.queue);
                     return Ok(Outcome::New(accepted));
                 }
                 Accepted::Duplicate(ids) => return Ok(Outcome::Duplicate(ids)),
@@ -188,15 +187,18 @@ impl Accepter {
             ordering_key: subscription.ordering_key(&event),
         };
         for _ in 0..MATCH_TRIES_MAX {
+            let deliveries = vec![delivery.clone()];
+            let announcement = Announcement::new(&*self.queue, &deliveries, now);
             let request = AcceptRequest {
                 events: vec![event.clone()],
-                deliveries: vec![delivery.clone()],
+                deliveries,
                 idempotency: None,
                 epoch: self.snapshots.latest().await?.epoch,
                 at: now,
+                queued_for: announcement.queued_for(),
             };
             if self.store.accept(request).await? == Accepted::New {
-                self.queue.wake(now);
+                announcement.make(&*self.queue);
                 return Ok((event.id, delivery.id));
             }
         }

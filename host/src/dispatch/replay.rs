@@ -109,6 +109,7 @@ impl Replayer {
                 is_last: planned.is_last,
                 epoch: snapshot.epoch,
                 at: now,
+                is_queued: self.queue.is_told(),
             };
             match self.store.step_replay(step).await? {
                 Stepped::Written(moved) => {

@@ -30,6 +30,7 @@ use crate::domain::schema::Violation;
 use crate::domain::source::{InboundWebhook, Rejection, WebhookState};
 use crate::plugin::CallFailure;
 use crate::plugin::source::{Normalized, NormalizedEvent, Sources, Webhook};
+use crate::queue::Announcement;
 use crate::store::{CatalogStore, IngressStore, KeyedEvent, ReceiveRequest, Received, StoreError};
 use crate::vault::{Vault, VaultError};
 use limiter::Limiter;
@@ -256,22 +257,24 @@ impl Ingress {
                 }
             };
             let plain: Vec<Arc<Event>> = events.iter().map(|keyed| keyed.event.clone()).collect();
+            let received_at = webhook.received_at;
+            let deliveries = self.accepter.fan_out(&snapshot, &plain, received_at).await;
+            let queue = &*self.accepter.queue;
+            let announcement = Announcement::new(queue, &deliveries, received_at);
             let request = ReceiveRequest {
-                deliveries: self
-                    .accepter
-                    .fan_out(&snapshot, &plain, webhook.received_at)
-                    .await,
+                deliveries,
                 webhook: InboundWebhook {
                     reason: None,
                     ..webhook.clone()
                 },
                 events,
                 epoch: snapshot.epoch,
+                queued_for: announcement.queued_for(),
             };
             match self.store.receive(request).await? {
                 Received::Done { state, events } => {
                     if state == WebhookState::Accepted {
-                        self.accepter.queue.wake(webhook.received_at);
+                        announcement.make(queue);
                     }
                     return Ok(Receipt {
                         id: webhook.id,
@@ -294,6 +297,7 @@ impl Ingress {
                 events: Vec::new(),
                 deliveries: Vec::new(),
                 epoch: self.accepter.snapshots.latest().await?.epoch,
+                queued_for: None,
             };
             if let Received::Done { state, events } = self.store.receive(request).await? {
                 return Ok(Receipt {

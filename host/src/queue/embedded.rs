@@ -1,38 +1,29 @@
 //! The queue over the store: claims are leases in the store, wake-ups are in process.
 
-use std::collections::HashSet;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::Notify;
 
+use super::leases::Leases;
 use super::{Batch, Queue, Room};
 use crate::domain::clock::{Clock, Timestamp};
-use crate::domain::delivery::{LeaseResult, LeasedDelivery, Transition};
-use crate::domain::id::{DeliveryId, WorkerId};
-use crate::store::{ClaimRequest, DeliveryStore, Recorded, StoreError};
+use crate::domain::delivery::{LeaseResult, Transition};
+use crate::domain::id::WorkerId;
+use crate::store::{DeliveryStore, Recorded, StoreError};
 
 /// A look at the store without a wake-up: what became due by a clock step or by another path.
-const IDLE_LOOK: Duration = Duration::from_secs(1);
+pub(super) const IDLE_LOOK: Duration = Duration::from_secs(1);
 
 /// Nothing is known to be due.
 const NEVER: i64 = i64::MAX;
 
 /// A queue for one process.
 pub struct EmbeddedQueue<S: ?Sized> {
-    store: Arc<S>,
-    clock: Arc<dyn Clock>,
-    worker: WorkerId,
-    lease: Duration,
+    pub(super) leases: Leases<S>,
     wake: Notify,
-    /// What was handed out and not settled.
-    held: Mutex<HashSet<DeliveryId>>,
-    /// Calls whose answer may be lost, so that the store says that something is held here which is
-    /// not: how many there were, and up to which all is known.
-    doubts: AtomicU64,
-    resolved: AtomicU64,
     /// When the next delivery is due, as far as known, in milliseconds.
     next_due: AtomicI64,
 }
@@ -41,55 +32,59 @@ impl<S: DeliveryStore + ?Sized> EmbeddedQueue<S> {
     /// A queue whose leases last `lease`: longer than any call's deadline.
     pub fn new(store: Arc<S>, clock: Arc<dyn Clock>, worker: WorkerId, lease: Duration) -> Self {
         Self {
-            store,
-            clock,
-            worker,
-            lease,
+            leases: Leases::new(store, clock, worker, lease),
             wake: Notify::new(),
-            held: Mutex::default(),
-            doubts: AtomicU64::new(0),
-            resolved: AtomicU64::new(0),
             // The store may hold work from before.
             next_due: AtomicI64::new(i64::MIN),
         }
     }
 
-    fn doubt(&self) -> u64 {
-        self.doubts.fetch_add(1, Ordering::AcqRel) + 1
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashSet<DeliveryId>> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn hold(&self, leased: &[LeasedDelivery]) {
-        self.lock().extend(leased.iter().map(|leased| leased.id));
-    }
-
-    /// Gives back what the store says is held here and is not.
-    async fn release_unheld(&self, now: Timestamp) -> Result<(), StoreError> {
-        let doubts = self.doubts.load(Ordering::Acquire);
-        if doubts == self.resolved.load(Ordering::Acquire) {
-            return Ok(());
+    /// Claims, if something is due as far as known.
+    pub(super) async fn look(
+        &self,
+        limit: usize,
+        room: &(dyn Fn() -> Room + Sync),
+    ) -> Result<Option<Batch>, StoreError> {
+        let now = self.leases.clock.now();
+        if self.next_due.load(Ordering::Acquire) > now.0 {
+            return Ok(None);
         }
-        let held = self.lock().iter().copied().collect();
-        let released = self.store.release_unheld(self.worker, held, now).await?;
-        if released > 0 {
-            tracing::info!(
-                released,
-                "deliveries whose claim was not answered are due again"
-            );
+        // Set before the claim: a wake-up during it must not be overwritten.
+        self.next_due.store(NEVER, Ordering::Release);
+        let Room { caps, more_at } = room();
+        let request = self.leases.request(now, limit, caps);
+        let claimed = self.leases.claim(now, self.leases.store.claim(request));
+        let claim = match claimed.await {
+            Ok(claim) => claim,
+            Err(error) => {
+                self.wake(now);
+                return Err(error);
+            }
+        };
+        // Held back by its ordering key or its subscription's cap: whoever ends that wakes
+        // the queue, if it is not time itself.
+        let sooner = [more_at, Some(now.plus(IDLE_LOOK))];
+        let sooner = sooner.into_iter().flatten().filter(|_| claim.held_back);
+        if let Some(due) = claim.next_due.into_iter().chain(sooner).min() {
+            self.next_due.fetch_min(due.0, Ordering::AcqRel);
         }
-        self.resolved.fetch_max(doubts, Ordering::AcqRel);
-        Ok(())
+        Ok((!claim.leased.is_empty()).then_some(Batch {
+            leased: claim.leased,
+            epoch: claim.epoch,
+        }))
     }
 
-    async fn wait(&self) {
+    /// Waits until something may be due.
+    pub(super) async fn wait(&self) {
         let due = self.next_due.load(Ordering::Acquire);
-        let until_due = Timestamp(due).since(self.clock.now());
+        let until_due = Timestamp(due).since(self.leases.clock.now());
         // A timer that fires a moment early would make for an empty claim.
         let pause = (until_due + Duration::from_millis(1)).min(IDLE_LOOK);
         let _ = tokio::time::timeout(pause, self.wake.notified()).await;
+        if self.next_due.load(Ordering::Acquire) == NEVER {
+            // The idle look.
+            self.next_due.store(i64::MIN, Ordering::Release);
+        }
     }
 }
 
@@ -101,61 +96,10 @@ impl<S: DeliveryStore + ?Sized> Queue for EmbeddedQueue<S> {
         room: &(dyn Fn() -> Room + Sync),
     ) -> Result<Batch, StoreError> {
         loop {
-            let now = self.clock.now();
-            if self.next_due.load(Ordering::Acquire) <= now.0 {
-                // Set before the claim: a wake-up during it must not be overwritten.
-                self.next_due.store(NEVER, Ordering::Release);
-                let Room { caps, more_at } = room();
-                if let Err(error) = self.release_unheld(now).await {
-                    self.wake(now);
-                    return Err(error);
-                }
-                // Until it is answered: this future may be dropped as well.
-                let doubt = self.doubt();
-                let claimed = self
-                    .store
-                    .claim(ClaimRequest {
-                        worker: self.worker,
-                        now,
-                        lease_until: now.plus(self.lease),
-                        limit,
-                        caps,
-                    })
-                    .await;
-                let claim = match claimed {
-                    Ok(claim) => claim,
-                    Err(error) => {
-                        self.wake(now);
-                        return Err(error);
-                    }
-                };
-                self.hold(&claim.leased);
-                if !claim.is_doubtful {
-                    // Unless a result was lost meanwhile, which is another doubt.
-                    let (before, after) = (Ordering::AcqRel, Ordering::Acquire);
-                    let _ = self
-                        .resolved
-                        .compare_exchange(doubt - 1, doubt, before, after);
-                }
-                // Held back by its ordering key or its subscription's cap: whoever ends that wakes
-                // the queue, if it is not time itself.
-                let sooner = [more_at, Some(now.plus(IDLE_LOOK))];
-                let sooner = sooner.into_iter().flatten().filter(|_| claim.held_back);
-                if let Some(due) = claim.next_due.into_iter().chain(sooner).min() {
-                    self.next_due.fetch_min(due.0, Ordering::AcqRel);
-                }
-                if !claim.leased.is_empty() {
-                    return Ok(Batch {
-                        leased: claim.leased,
-                        epoch: claim.epoch,
-                    });
-                }
+            if let Some(batch) = self.look(limit, room).await? {
+                return Ok(batch);
             }
             self.wait().await;
-            if self.next_due.load(Ordering::Acquire) == NEVER {
-                // The idle look.
-                self.next_due.store(i64::MIN, Ordering::Release);
-            }
         }
     }
 
@@ -164,14 +108,7 @@ impl<S: DeliveryStore + ?Sized> Queue for EmbeddedQueue<S> {
             Transition::RetryAt(at) => Some(at),
             _ => None,
         };
-        let id = result.id;
-        let recorded = self.store.record(result).await;
-        self.lock().remove(&id);
-        if recorded.is_err() {
-            // It may be settled or not; if not, it is to go back rather than wait for its lease.
-            self.doubt();
-        }
-        let recorded = recorded?;
+        let recorded = self.leases.settle(result).await?;
         if let Some(due) = due {
             self.wake(due);
         }
@@ -188,54 +125,59 @@ impl<S: DeliveryStore + ?Sized> Queue for EmbeddedQueue<S> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::conformance::{self, ManualClock, Parts};
+    use hookport_test_servers::Postgres;
+
+    use super::super::conformance::{self, LEASE, ManualClock, Parts};
     use super::*;
     use crate::domain::id::IdGenerator;
+    use crate::store::Store;
+    use crate::store::postgres::PostgresStore;
     use crate::store::sqlite::SqliteStore;
 
-    async fn parts() -> (tempfile::TempDir, Parts) {
-        let dir = tempfile::tempdir().expect("dir");
-        let store = SqliteStore::open(&dir.path().join("queue.db"))
-            .await
-            .expect("opens");
-        let store = Arc::new(store);
-        let clock = Arc::new(ManualClock::new());
-        let worker = IdGenerator::default().next(clock.now(), || 1);
-        let lease = Duration::from_secs(600);
-        let queue = EmbeddedQueue::new(
-            store.clone(),
-            clock.clone() as Arc<dyn Clock>,
-            worker,
-            lease,
-        );
-        let queue = Arc::new(queue);
-        (
-            dir,
-            Parts {
-                queue,
-                store,
-                clock,
-            },
-        )
-    }
-
-    macro_rules! cases {
-        ($($case:ident),+ $(,)?) => {
-            $(
-                #[tokio::test]
-                async fn $case() {
-                    let (_dir, parts) = parts().await;
-                    conformance::$case(&parts).await;
-                }
-            )+
+    fn parts(store: Arc<dyn Store>) -> Parts {
+        let manual = Arc::new(ManualClock::new());
+        let clock: Arc<dyn Clock> = manual.clone();
+        let ids = IdGenerator::default();
+        let queue = {
+            let (store, clock) = (store.clone(), clock.clone());
+            move || -> Arc<dyn Queue> {
+                let worker = ids.next(clock.now(), || 1);
+                let (store, clock) = (store.clone(), clock.clone());
+                Arc::new(EmbeddedQueue::new(store, clock, worker, LEASE))
+            }
         };
+        Parts {
+            queue: queue(),
+            other: Box::new(queue),
+            store: store.clone(),
+            clock: clock.clone(),
+            manual: Some(manual),
+        }
     }
 
-    cases!(
-        work_comes_once_and_wakes_a_waiter,
-        what_was_there_before_the_queue_is_found,
-        a_settled_retry_comes_when_it_is_due,
-        a_lapsed_lease_comes_back,
-        an_excluded_subscription_does_not_hold_up_others,
-    );
+    fn unchecked<T>(_: &T) {}
+
+    mod over_sqlite {
+        use super::*;
+
+        async fn fresh() -> (tempfile::TempDir, Parts) {
+            let dir = tempfile::tempdir().expect("dir");
+            let store = SqliteStore::open(&dir.path().join("queue.db")).await;
+            (dir, parts(Arc::new(store.expect("opens"))))
+        }
+
+        conformance::cases!(fresh, unchecked);
+    }
+
+    mod over_postgres {
+        use super::*;
+
+        async fn fresh() -> ((), Parts) {
+            let url = tokio::task::spawn_blocking(|| Postgres::shared().database());
+            let store = PostgresStore::open(&url.await.expect("a database"), true).await;
+            ((), parts(Arc::new(store.expect("opens"))))
+        }
+
+        conformance::cases!(fresh, unchecked);
+    }
 }

@@ -6,13 +6,16 @@
 use async_trait::async_trait;
 
 use crate::domain::clock::Timestamp;
-use crate::domain::delivery::{LeaseResult, LeasedDelivery};
+use crate::domain::delivery::{LeaseResult, LeasedDelivery, NewDelivery};
 use crate::domain::id::SubscriptionId;
-use crate::store::{CatalogEpoch, Recorded, StoreError};
+use crate::store::{CatalogEpoch, Queued, Recorded, StoreError};
 
+pub mod broker;
 #[cfg(test)]
 pub mod conformance;
 pub mod embedded;
+mod leases;
+pub mod rabbitmq;
 
 /// Deliveries leased to the caller.
 #[derive(Clone, Debug)]
@@ -57,4 +60,59 @@ pub trait Queue: Send + Sync + 'static {
 
     /// A hint, after a commit: deliveries became due at `due`.
     fn wake(&self, due: Timestamp);
+
+    /// Whether a broker is told of deliveries that are written now.
+    fn is_told(&self) -> bool {
+        false
+    }
+
+    /// After a commit, where [`Queue::is_told`]: tells of deliveries. Never waits, never fails: what
+    /// was not told is found.
+    fn tell(&self, deliveries: Vec<Queued>) {
+        let _ = deliveries;
+    }
+}
+
+/// Deliveries that are being written, and whom to tell of them.
+#[derive(Debug)]
+pub struct Announcement {
+    due: Timestamp,
+    /// Nothing needs to be told.
+    is_empty: bool,
+    /// For the broker, where one is told.
+    told: Option<Vec<Queued>>,
+}
+
+impl Announcement {
+    /// Before they are written, due at `due`.
+    #[must_use]
+    pub fn new(queue: &dyn Queue, deliveries: &[NewDelivery], due: Timestamp) -> Self {
+        let queued = |delivery: &NewDelivery| Queued {
+            id: delivery.id,
+            subscription_id: delivery.subscription_id,
+            due,
+        };
+        Self {
+            due,
+            is_empty: deliveries.is_empty(),
+            told: queue
+                .is_told()
+                .then(|| deliveries.iter().map(queued).collect()),
+        }
+    }
+
+    /// What to write of them: when a broker has them come out.
+    #[must_use]
+    pub fn queued_for(&self) -> Option<Timestamp> {
+        self.told.as_ref().map(|_| self.due)
+    }
+
+    /// After the commit.
+    pub fn make(self, queue: &dyn Queue) {
+        match self.told {
+            _ if self.is_empty => {}
+            Some(told) => queue.tell(told),
+            None => queue.wake(self.due),
+        }
+    }
 }

@@ -32,6 +32,8 @@ pub struct ReceiveRequest {
     pub deliveries: Vec<NewDelivery>,
     /// The epoch of the catalog that the deliveries were matched against.
     pub epoch: CatalogEpoch,
+    /// When a broker, which is told of them after the commit, has them come out.
+    pub queued_for: Option<Timestamp>,
 }
 
 /// What became of a [`ReceiveRequest`].

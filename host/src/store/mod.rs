@@ -25,6 +25,7 @@ use crate::domain::subscription::{Connection, SealedDocument, Subscription};
 #[cfg(test)]
 pub mod conformance;
 mod ingress;
+mod outbox;
 #[expect(
     clippy::duplicate_mod,
     reason = "what `sql/` holds is compiled once for each database, against its `dialect`"
@@ -34,6 +35,7 @@ mod replay;
 pub mod sqlite;
 
 pub use ingress::{IngressStore, KeyedEvent, ReceiveRequest, Received, WebhookFilter};
+pub use outbox::{OutboxStore, Queued, Sweep, Traffic};
 pub use replay::{ReplayStep, ReplayStore, Stepped};
 
 /// Why the store did not do what was asked.
@@ -81,6 +83,9 @@ pub struct AcceptRequest {
     pub epoch: CatalogEpoch,
     /// Creation time of the deliveries; they are due at once.
     pub at: Timestamp,
+    /// When a broker, which is told of them after the commit, has them come out; `None`: no broker
+    /// is told, and claims find them.
+    pub queued_for: Option<Timestamp>,
 }
 
 /// What became of an [`AcceptRequest`].
@@ -487,6 +492,11 @@ pub trait Store: DeliveryStore + CatalogStore + IngressStore + ReplayStore {
     async fn keep_alive(&self, worker: WorkerId, patience: Duration) -> Result<u64> {
         let _ = (worker, patience);
         Ok(0)
+    }
+
+    /// What a broker in front of it needs; `None`: it takes none, as it is not shared.
+    fn outbox(self: Arc<Self>) -> Option<Arc<dyn OutboxStore>> {
+        None
     }
 
     /// Returns when another process may have accepted something. Hints only: some are missed.

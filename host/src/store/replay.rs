@@ -28,6 +28,8 @@ pub struct ReplayStep {
     pub epoch: CatalogEpoch,
     /// When.
     pub at: Timestamp,
+    /// Whether a broker is to be told of the deliveries, by the sweep; else claims find them.
+    pub is_queued: bool,
 }
 
 /// What became of a [`ReplayStep`].

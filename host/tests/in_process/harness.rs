@@ -476,6 +476,7 @@ impl Gateway {
             trusted_proxies: Vec::new(),
             store: store.clone(),
             queue: queue.clone(),
+            broker: None,
             snapshots: snapshots.clone(),
             accepter: accepter.clone(),
             providers: providers.clone(),

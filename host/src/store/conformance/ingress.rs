@@ -41,6 +41,7 @@ async fn request(
         }],
         deliveries: vec![delivery],
         epoch: store.epoch().await.expect("epoch"),
+        queued_for: None,
     }
 }
 
@@ -157,6 +158,7 @@ pub(crate) async fn a_webhook_that_failed_can_take_its_events_later(store: &dyn 
         events: Vec::new(),
         deliveries: Vec::new(),
         epoch: store.epoch().await.expect("epoch"),
+        queued_for: None,
     };
     let (state, events) = done(store.receive(eventless).await.expect("received"));
     assert_eq!((state, events.len()), (WebhookState::Failed, 0));
@@ -197,6 +199,7 @@ pub(crate) async fn webhooks_are_filtered_before_the_page_is_cut(store: &dyn Sto
             events: Vec::new(),
             deliveries: Vec::new(),
             epoch,
+            queued_for: None,
         };
         store.receive(request).await.expect("received");
     }

@@ -33,6 +33,7 @@ mod holding;
 mod ingress;
 mod lease;
 mod listing;
+mod outbox;
 mod replay;
 
 pub(crate) use accept::*;
@@ -41,6 +42,7 @@ pub(crate) use holding::*;
 pub(crate) use ingress::*;
 pub(crate) use lease::*;
 pub(crate) use listing::*;
+pub(crate) use outbox::*;
 pub(crate) use replay::*;
 
 /// Names every case as a test of a back end. `$open` is an async function that gives a guard and
@@ -264,6 +266,7 @@ async fn request(
         idempotency: None,
         epoch: store.epoch().await.expect("epoch"),
         at,
+        queued_for: None,
     }
 }
 

@@ -42,6 +42,7 @@ async fn step(
         is_last,
         epoch: store.epoch().await.expect("epoch"),
         at: T0.plus(LEASE),
+        is_queued: false,
     };
     store.step_replay(step).await.expect("steps")
 }
@@ -121,6 +122,7 @@ pub(crate) async fn a_replay_creates_deliveries_under_the_current_catalogue_only
         is_last: true,
         epoch: CatalogEpoch(store.epoch().await.expect("epoch").0 - 1),
         at: T0,
+        is_queued: false,
     };
     assert_eq!(
         store.step_replay(stale).await.expect("answers"),

@@ -8,6 +8,7 @@ use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row as _};
 
 use super::lanes::{self, Cursor, in_order};
+use super::outbox;
 use super::row::{IN_FLIGHT, event_from_row, parse, unsigned};
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{FencingToken, LeasedDelivery};
@@ -18,11 +19,16 @@ use crate::store::{Claim, ClaimRequest, Result, StoreError};
 
 macro_rules! lease {
     ($picked:expr) => {
+        lease!($picked, "")
+    };
+    ($picked:expr, $holder:literal) => {
         concat!(
             "WITH picked AS MATERIALIZED (",
             $picked,
             " FOR UPDATE OF d SKIP LOCKED) \
-             UPDATE deliveries l SET state = $1, due_at = $2, token = l.token + 1, worker = $3, updated_at = $4 \
+             UPDATE deliveries l SET state = $1, due_at = $2, token = l.token + 1, worker = $3, updated_at = $4",
+            $holder,
+            " \
              FROM picked WHERE l.id = picked.id \
              RETURNING l.id, l.event_id, l.subscription_id, l.provider, l.token, l.attempts"
         )
@@ -31,17 +37,26 @@ macro_rules! lease {
 
 /// In flight with a lapsed lease counts as due: its worker is gone.
 const LEASE_OLDEST: &str = lease!(concat!(
-    "SELECT d.id FROM deliveries d WHERE d.due_at IS NOT NULL AND d.due_at <= $4 AND ",
+    "SELECT d.id FROM deliveries d WHERE d.due_at IS NOT NULL AND d.queued_for IS NULL AND d.due_at <= $4 AND ",
     in_order!(),
     " ORDER BY d.due_at LIMIT $5"
 ));
 /// Looked at once more under the lock: another process may have taken it since it was picked.
-const LEASE_PICKED: &str =
-    lease!("SELECT d.id FROM deliveries d WHERE d.id = ANY($5) AND d.due_at <= $4");
+const LEASE_PICKED: &str = lease!(
+    "SELECT d.id FROM deliveries d WHERE d.id = ANY($5) AND d.queued_for IS NULL AND d.due_at <= $4"
+);
+/// What a broker told of. When the lease lapses, the sweep finds it.
+const LEASE_TOLD: &str = lease!(
+    concat!(
+        "SELECT d.id FROM deliveries d WHERE d.id = ANY($5) AND d.due_at <= $4 AND ",
+        in_order!()
+    ),
+    ", queued_for = $2"
+);
 
 /// Whether something is due still, and when something else will be.
-const OUTLOOK: &str = "SELECT EXISTS (SELECT 1 FROM deliveries WHERE due_at IS NOT NULL AND due_at <= $1), \
-     (SELECT min(due_at) FROM deliveries WHERE due_at IS NOT NULL AND due_at > $1)";
+const OUTLOOK: &str = "SELECT EXISTS (SELECT 1 FROM deliveries WHERE due_at IS NOT NULL AND queued_for IS NULL AND due_at <= $1), \
+     (SELECT min(due_at) FROM deliveries WHERE due_at IS NOT NULL AND queued_for IS NULL AND due_at > $1)";
 
 const EVENTS: &str = "SELECT id, event_type, payload, occurred_at, received_at, correlation_key, system_ids FROM events WHERE id = ANY($1)";
 const EXTERNAL_IDS: &str = "SELECT x.subscription_id, x.correlation_key, x.external_id FROM external_ids x \
@@ -58,21 +73,26 @@ struct Leased {
     attempt: u32,
 }
 
+/// The statement with the parameters that all of them have.
+fn update<'q>(
+    statement: &'static str,
+    request: &ClaimRequest,
+) -> sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments> {
+    sqlx::query(statement)
+        .bind(IN_FLIGHT)
+        .bind(request.lease_until.0)
+        .bind(request.worker.to_string())
+        .bind(request.now.0)
+}
+
 /// The rows leased, and whether there were more.
 async fn lease(
     connection: &mut PgConnection,
     request: &ClaimRequest,
     cursor: &mut Cursor,
 ) -> Result<(Vec<PgRow>, bool)> {
-    let update = |statement: &'static str| {
-        sqlx::query(statement)
-            .bind(IN_FLIGHT)
-            .bind(request.lease_until.0)
-            .bind(request.worker.to_string())
-            .bind(request.now.0)
-    };
     if request.caps.is_empty() {
-        let rows = update(LEASE_OLDEST)
+        let rows = update(LEASE_OLDEST, request)
             .bind(i64::try_from(request.limit).unwrap_or(i64::MAX))
             .fetch_all(connection)
             .await?;
@@ -83,7 +103,7 @@ async fn lease(
     if picked.rows.is_empty() {
         return Ok((Vec::new(), false));
     }
-    let rows = update(LEASE_PICKED)
+    let rows = update(LEASE_PICKED, request)
         .bind(picked.rows)
         .fetch_all(connection)
         .await?;
@@ -116,6 +136,51 @@ pub(super) async fn write(
     cursor: &mut Cursor,
 ) -> Result<Claim> {
     let (rows, more) = lease(connection, request, cursor).await?;
+    let leased = loaded(connection, &rows).await?;
+    let (next_due, held_back) = outlook(connection, request.now, more).await?;
+    Ok(Claim {
+        leased,
+        next_due,
+        held_back,
+        epoch: super::catalog::epoch(&mut *connection).await?,
+        is_doubtful: false,
+    })
+}
+
+/// Leases what a broker told of.
+pub(super) async fn write_of(
+    connection: &mut PgConnection,
+    request: ClaimRequest,
+    ids: Vec<DeliveryId>,
+) -> Result<Claim> {
+    let told = outbox::texts(&ids);
+    let rows = update(LEASE_TOLD, &request)
+        .bind(&told)
+        .fetch_all(&mut *connection)
+        .await?;
+    let leased = loaded(connection, &rows).await?;
+    let rest: Vec<String> = told
+        .into_iter()
+        .zip(&ids)
+        .filter(|(_, id)| {
+            leased
+                .binary_search_by_key(*id, |leased| leased.id)
+                .is_err()
+        })
+        .map(|(told, _)| told)
+        .collect();
+    let held_back = !rest.is_empty() && outbox::hold(connection, rest, request.now).await? > 0;
+    Ok(Claim {
+        leased,
+        next_due: None,
+        held_back,
+        epoch: super::catalog::epoch(&mut *connection).await?,
+        is_doubtful: false,
+    })
+}
+
+/// Rows that were leased, with their events, in the order of their ids.
+async fn loaded(connection: &mut PgConnection, rows: &[PgRow]) -> Result<Vec<LeasedDelivery>> {
     let mut leased = rows
         .iter()
         .map(|row| {
@@ -133,8 +198,7 @@ pub(super) async fn write(
     leased.sort_unstable_by_key(|leased| leased.id);
     let events = load_events(connection, &leased).await?;
     let external_ids = load_external_ids(connection, &leased, &events).await?;
-    let (next_due, held_back) = outlook(connection, request.now, more).await?;
-    let leased = leased
+    leased
         .into_iter()
         .map(|leased| {
             let event = events.get(&leased.event_id).ok_or_else(|| {
@@ -154,14 +218,7 @@ pub(super) async fn write(
                 external_id: key.and_then(|key| external_ids.get(&key).cloned()),
             })
         })
-        .collect::<Result<Vec<_>>>()?;
-    Ok(Claim {
-        leased,
-        next_due,
-        held_back,
-        epoch: super::catalog::epoch(&mut *connection).await?,
-        is_doubtful: false,
-    })
+        .collect::<Result<Vec<_>>>()
 }
 
 async fn load_events(

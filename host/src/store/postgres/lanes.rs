@@ -30,14 +30,14 @@ pub(super) use in_order;
 /// Parameters: now, the window, subscriptions passed over, the limit.
 const OLDEST: &str = concat!(
     "SELECT d.id, d.subscription_id FROM (SELECT id, subscription_id, due_at, ordering_key FROM deliveries \
-     WHERE due_at IS NOT NULL AND due_at <= $1 ORDER BY due_at LIMIT $2) d \
+     WHERE due_at IS NOT NULL AND queued_for IS NULL AND due_at <= $1 ORDER BY due_at LIMIT $2) d \
      WHERE d.subscription_id <> ALL($3) AND ",
     in_order!(),
     " ORDER BY d.due_at LIMIT $4"
 );
 
 /// Whether there are more due deliveries than the window shows.
-const BEYOND: &str = "SELECT EXISTS (SELECT 1 FROM deliveries WHERE due_at IS NOT NULL AND due_at <= $1 ORDER BY due_at LIMIT 1 OFFSET $2)";
+const BEYOND: &str = "SELECT EXISTS (SELECT 1 FROM deliveries WHERE due_at IS NOT NULL AND queued_for IS NULL AND due_at <= $1 ORDER BY due_at LIMIT 1 OFFSET $2)";
 
 /// Parameters: begin after, now, subscriptions passed over, the limit.
 const LANES: &str = "WITH RECURSIVE lanes (id) AS ( \
@@ -46,13 +46,13 @@ const LANES: &str = "WITH RECURSIVE lanes (id) AS ( \
        SELECT (SELECT min(n.subscription_id) FROM deliveries n WHERE n.state <= 2 AND n.subscription_id > lanes.id) \
        FROM lanes WHERE lanes.id IS NOT NULL) \
      SELECT id FROM lanes WHERE id IS NOT NULL AND id <> ALL($3) \
-       AND EXISTS (SELECT 1 FROM deliveries h WHERE h.state <= 2 AND h.subscription_id = lanes.id AND h.due_at <= $2) \
+       AND EXISTS (SELECT 1 FROM deliveries h WHERE h.state <= 2 AND h.subscription_id = lanes.id AND h.queued_for IS NULL AND h.due_at <= $2) \
      LIMIT $4";
 
 /// Parameters: the lane, now, the limit.
 const OF_LANE: &str = concat!(
     "SELECT d.id FROM deliveries d \
-     WHERE d.state <= 2 AND d.subscription_id = $1 AND d.due_at <= $2 AND ",
+     WHERE d.state <= 2 AND d.subscription_id = $1 AND d.queued_for IS NULL AND d.due_at <= $2 AND ",
     in_order!(),
     " ORDER BY d.due_at LIMIT $3"
 );

@@ -15,9 +15,9 @@ use tokio::task::JoinHandle;
 
 use super::{
     AcceptRequest, Accepted, Catalog, CatalogEpoch, CatalogStore, Claim, ClaimRequest,
-    DeliveryFilter, DeliveryStore, DocumentChanges, EventFilter, GrantRecord, IngressStore, Page,
-    ReceiveRequest, Received, Recorded, ReplayStep, ReplayStore, Result, Stepped, Store,
-    StoreError, WebhookFilter,
+    DeliveryFilter, DeliveryStore, DocumentChanges, EventFilter, GrantRecord, IngressStore,
+    OutboxStore, Page, Queued, ReceiveRequest, Received, Recorded, ReplayStep, ReplayStore, Result,
+    Stepped, Store, StoreError, Sweep, WebhookFilter,
 };
 use crate::domain::circuit::OpenCircuit;
 use crate::domain::clock::Timestamp;
@@ -36,6 +36,7 @@ use crate::domain::subscription::{Connection, Subscription};
 mod claim;
 mod dialect;
 mod lanes;
+mod outbox;
 mod workers;
 
 // What is the same for both databases, compiled against this one's `dialect`.
@@ -105,6 +106,8 @@ pub struct PostgresStore {
     writer: Writer,
     /// Claims and records.
     leases: Writer,
+    /// Claims and sweeps for a broker.
+    outbox: Writer,
     readers: PgPool,
     due: Arc<Notify>,
     listening: JoinHandle<()>,
@@ -162,6 +165,7 @@ impl PostgresStore {
         Ok(Self {
             writer: Writer::start(dialect::Writing(readers.clone())),
             leases: Writer::start(dialect::Writing(readers.clone())),
+            outbox: Writer::start(dialect::Writing(readers.clone())),
             listening: tokio::spawn(listen(readers.clone(), due.clone())),
             due,
             readers,
@@ -495,6 +499,33 @@ impl ReplayStore for PostgresStore {
 }
 
 #[async_trait]
+impl OutboxStore for PostgresStore {
+    async fn claim_of(&self, request: ClaimRequest, ids: Vec<DeliveryId>) -> Result<Claim> {
+        self.outbox
+            .run(move |connection| Box::pin(claim::write_of(connection, request, ids)))
+            .await
+    }
+
+    async fn sweep(&self, sweep: Sweep) -> Result<Vec<Queued>> {
+        self.outbox
+            .run(move |connection| Box::pin(outbox::sweep(connection, sweep)))
+            .await
+    }
+
+    async fn hand_over(&self, before: Timestamp, limit: usize) -> Result<u64> {
+        self.outbox
+            .run(move |connection| Box::pin(outbox::hand_over(connection, before, limit)))
+            .await
+    }
+
+    async fn take_back(&self, ids: Vec<DeliveryId>) -> Result<()> {
+        self.outbox
+            .run(move |connection| Box::pin(outbox::take_back(connection, ids)))
+            .await
+    }
+}
+
+#[async_trait]
 impl Store for PostgresStore {
     async fn ping(&self) -> Result<()> {
         let answered = tokio::time::timeout(PING_TIMEOUT, async {
@@ -518,6 +549,10 @@ impl Store for PostgresStore {
             .await
     }
 
+    fn outbox(self: Arc<Self>) -> Option<Arc<dyn OutboxStore>> {
+        Some(self)
+    }
+
     async fn heard_of_work(&self) {
         self.due.notified().await;
     }
@@ -539,6 +574,27 @@ mod tests {
             .expect("a database");
         ((), PostgresStore::open(&url, true).await.expect("opens"))
     }
+
+    macro_rules! outbox_cases {
+        ($($case:ident),+ $(,)?) => {
+            $(
+                #[tokio::test]
+                async fn $case() {
+                    let ((), store) = open_fresh().await;
+                    let store: Arc<dyn Store> = Arc::new(store);
+                    conformance::$case(&store).await;
+                }
+            )+
+        };
+    }
+
+    outbox_cases!(
+        what_a_broker_holds_is_claimed_by_name_alone,
+        the_sweep_finds_what_did_not_come_once,
+        a_retry_and_what_is_released_stay_the_brokers,
+        what_waits_for_its_order_goes_back_to_the_store,
+        what_is_taken_back_or_handed_over_is_claimed,
+    );
 
     #[tokio::test]
     async fn a_url_that_cannot_be_read_is_not_repeated() {

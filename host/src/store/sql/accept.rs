@@ -10,7 +10,7 @@ use crate::domain::id::EventId;
 use crate::store::{AcceptRequest, Accepted, IdempotencyKey, Result};
 
 const INSERT_EVENTS: &str = "INSERT INTO events (id, event_type, payload, occurred_at, received_at, correlation_key, system_ids) VALUES {rows}";
-const INSERT_DELIVERIES: &str = "INSERT INTO deliveries (id, event_id, event_type, subscription_id, provider, state, due_at, ordering_key, created_at, updated_at) VALUES {rows}";
+const INSERT_DELIVERIES: &str = "INSERT INTO deliveries (id, event_id, event_type, subscription_id, provider, state, due_at, ordering_key, created_at, updated_at, queued_for) VALUES {rows}";
 
 /// How long a key is remembered at least, in milliseconds.
 const KEY_AGE_MIN_MS: i64 = 48 * 60 * 60 * 1_000;
@@ -145,7 +145,7 @@ pub(super) async fn insert_deliveries(
         })
         .collect();
     for chunk in chunks(&deliveries) {
-        let mut query = sqlx::query(statement(INSERT_DELIVERIES, 10, chunk.len()));
+        let mut query = sqlx::query(statement(INSERT_DELIVERIES, 11, chunk.len()));
         for (request, delivery, event_type) in chunk {
             query = query
                 .bind(delivery.id.to_string())
@@ -157,12 +157,16 @@ pub(super) async fn insert_deliveries(
                 .bind(request.at.0)
                 .bind(delivery.ordering_key.as_deref())
                 .bind(request.at.0)
-                .bind(request.at.0);
+                .bind(request.at.0)
+                .bind(request.queued_for.map(|at| at.0));
         }
         query.execute(&mut *connection).await?;
     }
+    // What a broker is told of needs no other announcement.
     if let Some(announce) = dialect::ANNOUNCE
-        && !deliveries.is_empty()
+        && deliveries
+            .iter()
+            .any(|(request, ..)| request.queued_for.is_none())
     {
         sqlx::query(announce).execute(connection).await?;
     }

@@ -61,6 +61,7 @@ async fn receive(connection: &mut DbConnection, request: &ReceiveRequest) -> Res
         idempotency: None,
         epoch: request.epoch,
         at,
+        queued_for: request.queued_for,
     };
     for keyed in &request.events {
         match take_key(connection, &keyed.key, keyed.event.id, at).await? {

@@ -201,11 +201,9 @@ fn attempt_from_row(row: &DbRow) -> Result<Attempt> {
 }
 
 pub(super) async fn backlog(readers: &DbPool, at_most: u64) -> Result<u64> {
-    let count: i64 = sqlx::query_scalar(
-        "SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE due_at IS NOT NULL LIMIT $1) AS waiting",
-    )
-    .bind(i64::try_from(at_most).unwrap_or(i64::MAX))
-    .fetch_one(readers)
-    .await?;
+    let count: i64 = sqlx::query_scalar(dialect::BACKLOG)
+        .bind(i64::try_from(at_most).unwrap_or(i64::MAX))
+        .fetch_one(readers)
+        .await?;
     Ok(u64::try_from(count).unwrap_or(0))
 }

@@ -14,7 +14,8 @@ use crate::store::{Recorded, Result, StoreError};
 
 /// Columns of a row: id, token, state, due_at, attempts made (0 or 1), external_id, last_error,
 /// at, attempts counted (0 or 1). An unfinished delivery whose subscription has been switched off or deleted meanwhile is
-/// cancelled instead; one whose subscription was paused waits.
+/// cancelled instead; one whose subscription was paused waits. Who held it holds it further
+/// (`queued_for`): the message of a retry comes out when it is due.
 const SETTLE: &str = "UPDATE deliveries SET \
        state = CASE WHEN v.column3 <= 2 AND NOT EXISTS (SELECT 1 FROM subscriptions s WHERE s.id = deliveries.subscription_id AND s.enabled) THEN 5 ELSE v.column3 END, \
        due_at = CASE WHEN v.column3 > 2 THEN NULL \
@@ -22,7 +23,7 @@ const SETTLE: &str = "UPDATE deliveries SET \
          WHEN EXISTS (SELECT 1 FROM subscriptions s WHERE s.id = deliveries.subscription_id AND s.paused) THEN NULL \
          ELSE COALESCE(v.column4, v.column8) END, \
        attempts = attempts + v.column9, attempts_total = attempts_total + v.column5, \
-       external_id = COALESCE(v.column6, external_id), last_error = v.column7, worker = NULL, updated_at = v.column8 \
+       queued_for = CASE WHEN queued_for IS NULL THEN NULL ELSE COALESCE(v.column4, v.column8) END, external_id = COALESCE(v.column6, external_id), last_error = v.column7, worker = NULL, updated_at = v.column8 \
      FROM (VALUES {rows}) AS v \
      WHERE deliveries.id = v.column1 AND deliveries.token = v.column2 AND deliveries.state = 2 \
      RETURNING id, attempts_total";
@@ -157,13 +158,14 @@ fn logs_json(attempt: &Attempt) -> Option<String> {
     serde_json::to_string(&lines).ok()
 }
 
+/// What a broker held is due for the next sweep (`queued_for * 0`), what the store held stays with it.
 pub(super) async fn release(
     connection: &mut DbConnection,
     leases: Vec<(DeliveryId, FencingToken)>,
     at: Timestamp,
 ) -> Result<()> {
     for (id, token) in leases {
-        sqlx::query("UPDATE deliveries SET state = CASE attempts WHEN 0 THEN $1 ELSE $2 END, due_at = $3, worker = NULL, updated_at = $3 WHERE id = $4 AND token = $5 AND state = $6")
+        sqlx::query("UPDATE deliveries SET state = CASE attempts WHEN 0 THEN $1 ELSE $2 END, due_at = $3, queued_for = queued_for * 0, worker = NULL, updated_at = $3 WHERE id = $4 AND token = $5 AND state = $6")
             .bind(PENDING)
             .bind(RETRYING)
             .bind(at.0)
@@ -183,7 +185,7 @@ pub(super) async fn release_unheld(
     at: Timestamp,
 ) -> Result<u64> {
     let mut query = QueryBuilder::<Db>::new(
-        "UPDATE deliveries SET state = CASE attempts WHEN 0 THEN 0 ELSE 1 END, worker = NULL, due_at = ",
+        "UPDATE deliveries SET state = CASE attempts WHEN 0 THEN 0 ELSE 1 END, worker = NULL, queued_for = queued_for * 0, due_at = ",
     );
     query
         .push_bind(at.0)
@@ -203,7 +205,7 @@ pub(super) async fn release_unheld(
 }
 
 pub(super) async fn release_all(connection: &mut DbConnection, at: Timestamp) -> Result<u64> {
-    let done = sqlx::query("UPDATE deliveries SET state = CASE attempts WHEN 0 THEN $1 ELSE $2 END, due_at = $3, worker = NULL, updated_at = $3 WHERE due_at IS NOT NULL AND state = $4")
+    let done = sqlx::query("UPDATE deliveries SET state = CASE attempts WHEN 0 THEN $1 ELSE $2 END, due_at = $3, queued_for = queued_for * 0, worker = NULL, updated_at = $3 WHERE due_at IS NOT NULL AND state = $4")
         .bind(PENDING)
         .bind(RETRYING)
         .bind(at.0)
@@ -232,7 +234,7 @@ pub(super) async fn retry(
         }
         Some(_) => {}
     }
-    sqlx::query("UPDATE deliveries SET state = $1, attempts = 0, due_at = $2, updated_at = $2 WHERE id = $3")
+    sqlx::query("UPDATE deliveries SET state = $1, attempts = 0, due_at = $2, queued_for = queued_for * 0, updated_at = $2 WHERE id = $3")
         .bind(PENDING)
         .bind(at.0)
         .bind(id.to_string())

@@ -10,13 +10,17 @@ use crate::domain::id::{EventId, ReplayId, SubscriptionId};
 use crate::domain::replay::{Outcomes, Replay, ReplayFilter, ReplayScope, ReplayState};
 use crate::store::{AcceptRequest, Page, ReplayStep, Result, Stepped};
 
+/// A message that was to come out long ago, so that the next sweep publishes it.
+const UNPUBLISHED: Timestamp = Timestamp(0);
+
 const COLUMNS: &str = "id, requested_by, reason, scope, event_id, event_type, correlation_key, received_from, received_until, subscription_id, state, cursor, events, deliveries, created_at, updated_at";
 
 const INSERT: &str = "INSERT INTO replays (id, requested_by, reason, scope, event_id, event_type, correlation_key, received_from, received_until, subscription_id, state, cursor, events, deliveries, created_at, updated_at) \
      VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)";
 
-/// Parameters: now, the replay, the event, the subscription or NULL.
-const MAKE_DUE: &str = "UPDATE deliveries SET state = 0, attempts = 0, updated_at = $1, replay_id = $2, \
+/// Parameters: now, the replay, the event, the subscription or NULL, when a broker has it come out
+/// or NULL.
+const MAKE_DUE: &str = "UPDATE deliveries SET state = 0, attempts = 0, updated_at = $1, replay_id = $2, queued_for = $5, \
        due_at = CASE WHEN EXISTS (SELECT 1 FROM subscriptions s WHERE s.id = deliveries.subscription_id AND s.paused) THEN NULL ELSE $1 END \
      WHERE event_id = $3 AND state = 4 AND ($4 IS NULL OR subscription_id = $4) \
        AND EXISTS (SELECT 1 FROM subscriptions s WHERE s.id = deliveries.subscription_id AND s.enabled)";
@@ -138,6 +142,7 @@ pub(super) async fn step(connection: &mut DbConnection, step: ReplayStep) -> Res
     if moved.rows_affected() == 0 {
         return Ok(Stepped::Moved);
     }
+    let queued_for = step.is_queued.then_some(UNPUBLISHED);
     let mut made = 0;
     match replay.scope {
         ReplayScope::Failed => {
@@ -147,6 +152,7 @@ pub(super) async fn step(connection: &mut DbConnection, step: ReplayStep) -> Res
                     .bind(replay.id.to_string())
                     .bind(event.id.to_string())
                     .bind(replay.filter.subscription.map(|id| id.to_string()))
+                    .bind(queued_for.map(|at| at.0))
                     .execute(&mut *connection)
                     .await?;
                 made += due.rows_affected();
@@ -161,6 +167,7 @@ pub(super) async fn step(connection: &mut DbConnection, step: ReplayStep) -> Res
                 step.deliveries,
                 step.epoch,
                 step.at,
+                queued_for,
             )
             .await?;
         }
@@ -184,6 +191,7 @@ async fn create(
     deliveries: Vec<crate::domain::delivery::NewDelivery>,
     epoch: crate::store::CatalogEpoch,
     at: Timestamp,
+    queued_for: Option<Timestamp>,
 ) -> Result<()> {
     let request = AcceptRequest {
         events: events.to_vec(),
@@ -191,6 +199,7 @@ async fn create(
         idempotency: None,
         epoch,
         at,
+        queued_for,
     };
     accept::insert_deliveries(connection, &[&request]).await?;
     for delivery in &request.deliveries {

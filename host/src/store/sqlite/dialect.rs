@@ -17,6 +17,8 @@ pub(super) const CANCEL_QUEUED: &str = "UPDATE deliveries INDEXED BY deliveries_
 pub(super) const UNPARK: &str = "UPDATE deliveries INDEXED BY deliveries_lane SET due_at = $1, updated_at = $1 WHERE subscription_id = $2 AND state <= 2 AND due_at IS NULL";
 pub(super) const WITH_WORK_LEFT: &str =
     " AND rowid IN (SELECT rowid FROM deliveries WHERE state <= 2)";
+pub(super) const BACKLOG: &str =
+    "SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE due_at IS NOT NULL LIMIT $1) AS waiting";
 pub(super) const FORGET_REJECTIONS: &str = "DELETE FROM source_rejections WHERE source_id = $1 AND rowid NOT IN (SELECT rowid FROM source_rejections WHERE source_id = $1 ORDER BY rowid DESC LIMIT $2)";
 pub(super) const REJECTIONS: &str = "SELECT at, remote_address, reason FROM source_rejections WHERE source_id = $1 ORDER BY rowid DESC";
 
