@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -153,6 +153,27 @@ impl RabbitMq {
         self.server.signal(Signal::STOP);
     }
 
+    /// Deletes all its queues with what is in them.
+    pub fn delete_queues(&self) {
+        let delete = "[rabbit_amqqueue:delete(Q, false, false, <<\"test\">>) || Q <- rabbit_amqqueue:list()].";
+        self.control(&["eval", delete]);
+    }
+
+    /// Closes all connections from its side.
+    pub fn cut_connections(&self) {
+        self.control(&["close_all_connections", "cut by a test"]);
+    }
+
+    fn control(&self, arguments: &[&str]) {
+        let program = self.program.with_file_name("rabbitmqctl");
+        let mut command = self.account.command(program);
+        environment(&mut command, self.home.path(), self.ports);
+        let done = command.args(["--quiet"]).args(arguments).output();
+        let done = done.expect("rabbitmqctl runs");
+        let said = String::from_utf8_lossy(&done.stderr);
+        assert!(done.status.success(), "rabbitmqctl {arguments:?}: {said}");
+    }
+
     /// Lets it go on after [`RabbitMq::freeze`].
     pub fn thaw(&self) {
         self.server.signal(Signal::CONT);
@@ -168,20 +189,11 @@ impl Drop for RabbitMq {
 
 fn run(account: &Account, program: &Path, home: &Path, ports: Ports) -> Server {
     let mut command = account.command(program);
-    let in_home = |name: &str| home.join(name);
+    environment(&mut command, home, ports);
     command
-        .env("HOME", home)
         // Then the script becomes the server, rather than waiting beside it.
         .env("RUNNING_UNDER_SYSTEMD", "1")
         .env_remove("NOTIFY_SOCKET")
-        .env("RABBITMQ_CONF_ENV_FILE", in_home("none"))
-        .env("RABBITMQ_CONFIG_FILE", in_home("rabbitmq"))
-        .env("RABBITMQ_ENABLED_PLUGINS_FILE", in_home("plugins"))
-        .env("RABBITMQ_MNESIA_BASE", in_home("data"))
-        .env("RABBITMQ_LOG_BASE", in_home("log"))
-        .env("RABBITMQ_NODENAME", format!("test{}@localhost", ports.amqp))
-        .env("RABBITMQ_DIST_PORT", ports.distribution.to_string())
-        .env("ERL_EPMD_PORT", ports.epmd.to_string())
         // Threads that wait do not spin: the tests share the machine.
         .env(
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS",
@@ -190,4 +202,19 @@ fn run(account: &Account, program: &Path, home: &Path, ports: Ports) -> Server {
         .stdout(Stdio::null())
         .stderr(Stdio::null());
     Server::start(command)
+}
+
+/// Where the node is and what it is called.
+fn environment(command: &mut Command, home: &Path, ports: Ports) {
+    let in_home = |name: &str| home.join(name);
+    command
+        .env("HOME", home)
+        .env("RABBITMQ_CONF_ENV_FILE", in_home("none"))
+        .env("RABBITMQ_CONFIG_FILE", in_home("rabbitmq"))
+        .env("RABBITMQ_ENABLED_PLUGINS_FILE", in_home("plugins"))
+        .env("RABBITMQ_MNESIA_BASE", in_home("data"))
+        .env("RABBITMQ_LOG_BASE", in_home("log"))
+        .env("RABBITMQ_NODENAME", format!("test{}@localhost", ports.amqp))
+        .env("RABBITMQ_DIST_PORT", ports.distribution.to_string())
+        .env("ERL_EPMD_PORT", ports.epmd.to_string());
 }

@@ -14,7 +14,7 @@ async fn send(api: &Api, method: Method, path: &str, media_type: &str, body: Str
 }
 
 /// Every call that takes a document.
-const CALLS: [(&str, &str); 7] = [
+const CALLS: [(&str, &str); 8] = [
     ("POST", "/events"),
     ("PUT", "/event-types/incident.created"),
     ("POST", "/subscriptions"),
@@ -22,6 +22,7 @@ const CALLS: [(&str, &str); 7] = [
     ("POST", "/keys"),
     ("POST", "/providers/webhook/options"),
     ("PUT", "/providers/webhook/grant"),
+    ("POST", "/queues/dead/drain"),
 ];
 
 #[tokio::test(flavor = "multi_thread")]
@@ -177,6 +178,12 @@ async fn documents_of_the_wrong_shape_name_the_field() {
         ),
         ("/keys", json!({"name": "a", "role": "king"}), "role"),
         ("/keys", json!({"role": "admin"}), "name"),
+        ("/queues/dead/drain", json!({"action": "burn"}), "action"),
+        (
+            "/queues/dead/drain",
+            json!({"action": "discard", "limit": 0}),
+            "limit",
+        ),
     ];
     for (path, document, named) in cases {
         let answer = api.post(path, &document).await;

@@ -4,6 +4,7 @@
 //! before", the lower bound is the promise under test.
 
 mod bad_input;
+mod broker;
 mod catalogue;
 mod chaos;
 mod chat;

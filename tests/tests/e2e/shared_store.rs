@@ -21,7 +21,7 @@ use crate::chaos::{
 /// 32 bytes in base64: all processes share it.
 const MASTER_KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 
-fn setup(url: &str) -> Setup {
+pub(super) fn setup(url: &str) -> Setup {
     Setup {
         environment: vec![
             ("HOOKPORT_STORE_URL", url.to_owned()),
