@@ -1,4 +1,5 @@
-//! The servers that tests start: checked before the tests, installed where that is allowed.
+//! The servers and programs that tests start: checked before the tests, installed where that is
+//! allowed.
 
 use std::path::Path;
 use std::process::Command;
@@ -7,53 +8,58 @@ use anyhow::bail;
 
 use crate::process;
 
-/// A server that tests start privately.
+/// What tests start.
 struct Package {
     /// What it is called.
-    server: &'static str,
-    /// The distribution's package (Debian, Ubuntu).
-    package: &'static str,
+    name: &'static str,
+    /// The distribution's packages (Debian, Ubuntu), with blanks between them.
+    packages: &'static str,
     /// Whether its programs are there.
     is_there: fn() -> bool,
 }
 
-const PACKAGES: [Package; 3] = [
+const PACKAGES: [Package; 4] = [
     Package {
-        server: "PostgreSQL",
-        package: "postgresql",
+        name: "PostgreSQL",
+        packages: "postgresql",
         is_there: has_postgres,
     },
     Package {
-        server: "RabbitMQ",
-        package: "rabbitmq-server",
+        name: "RabbitMQ",
+        packages: "rabbitmq-server",
         is_there: has_rabbitmq,
     },
     Package {
-        server: "Redis",
-        package: "redis-server",
+        name: "Node.js",
+        packages: "nodejs npm",
+        is_there: || on_path("node") && on_path("npm"),
+    },
+    Package {
+        name: "Redis",
+        packages: "redis-server",
         is_there: || on_path("redis-server"),
     },
 ];
 
-/// Makes sure that the servers' programs are there.
+/// Makes sure that all of them are there.
 pub fn ensure() -> anyhow::Result<()> {
     let missing = || PACKAGES.iter().filter(|package| !(package.is_there)());
-    let (servers, packages): (Vec<&str>, Vec<&str>) = missing()
-        .map(|package| (package.server, package.package))
+    let (names, packages): (Vec<&str>, Vec<&str>) = missing()
+        .map(|package| (package.name, package.packages))
         .unzip();
     if packages.is_empty() {
         return Ok(());
     }
     let remedy = format!(
-        "{} missing, which tests start privately: install it (Debian and Ubuntu: `apt-get install {}`)",
-        servers.join(", "),
+        "{} missing, which tests start: install it (Debian and Ubuntu: `apt-get install {}`)",
+        names.join(", "),
         packages.join(" ")
     );
     let is_root = process::output(Command::new("id").arg("-u")).is_ok_and(|id| id.trim() == "0");
     if !is_root || !process::succeeds(Command::new("apt-get").arg("--version")) {
         bail!("{remedy}");
     }
-    println!("{} missing: installing", servers.join(", "));
+    println!("{} missing: installing", names.join(", "));
     let keep_stopped = KeepStopped::begin();
     let apt = |arguments: &[&str]| {
         let mut apt = Command::new("apt-get");
@@ -61,7 +67,7 @@ pub fn ensure() -> anyhow::Result<()> {
         process::run(&mut apt)
     };
     let mut install = vec!["install", "--yes", "--no-install-recommends"];
-    install.extend(&packages);
+    install.extend(packages.iter().flat_map(|packages| packages.split(' ')));
     let installed = apt(&["update"]).and_then(|()| apt(&install));
     drop(keep_stopped);
     match installed {
