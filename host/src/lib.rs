@@ -15,6 +15,8 @@ pub mod ingress;
 pub mod metrics;
 pub mod plugin;
 pub mod queue;
+#[cfg(test)]
+mod simulation;
 pub mod store;
 pub mod vault;
 pub mod wire;

@@ -47,7 +47,7 @@ const LEASE_MARGIN: Duration = Duration::from_secs(30);
 /// How often a process shows that it lives, over a shared store.
 const ALIVE_EVERY: Duration = Duration::from_secs(2);
 /// One that was not seen for so long has lost what it had in flight.
-const DEAD_AFTER: Duration = Duration::from_secs(15);
+pub(crate) const DEAD_AFTER: Duration = Duration::from_secs(15);
 /// The longest call that a subscription can ask for.
 const CALL_MAX: Duration = Duration::from_secs(300);
 /// Deliveries that a broker should have told of so long ago are taken over where there is none.
@@ -378,7 +378,7 @@ async fn disown_broker(outbox: Arc<dyn OutboxStore>, clock: Arc<dyn Clock>) {
 }
 
 /// Shows the other processes that this one lives, and takes over what dead ones held.
-async fn stay_alive(
+pub(crate) async fn stay_alive(
     store: Arc<dyn Store>,
     worker: WorkerId,
     queue: Arc<dyn Queue>,
@@ -400,11 +400,15 @@ async fn stay_alive(
                 tracing::warn!(%error, "this process cannot show that it lives; others may take over what it has in flight");
             }
         }
-        tokio::time::sleep(ALIVE_EVERY).await;
+        clock.sleep(ALIVE_EVERY).await;
     }
 }
 
-async fn hear_of_work(store: Arc<dyn Store>, queue: Arc<dyn Queue>, clock: Arc<dyn Clock>) {
+pub(crate) async fn hear_of_work(
+    store: Arc<dyn Store>,
+    queue: Arc<dyn Queue>,
+    clock: Arc<dyn Clock>,
+) {
     loop {
         store.heard_of_work().await;
         queue.wake(clock.now());

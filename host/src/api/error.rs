@@ -292,7 +292,21 @@ impl From<StoreError> for ApiError {
             StoreError::Conflict(detail) => Self::conflict(detail),
             StoreError::Unavailable(source) => {
                 tracing::error!(error = %source, "the store is unavailable");
-                Self::unavailable("the store does not answer; nothing was changed")
+                Self::unavailable(
+                    "the store did not answer: what was asked for may have been done or not",
+                )
+            }
+            StoreError::Full(source) => {
+                tracing::error!(error = %source, "the store's disk is full");
+                Self {
+                    retry_after_s: Some(UNAVAILABLE_RETRY_AFTER_S),
+                    ..Self::new(
+                        StatusCode::INSUFFICIENT_STORAGE,
+                        "storage_full",
+                        "There is no room for more",
+                        "the disk of the store is full; nothing was changed: an operator has to make room",
+                    )
+                }
             }
             StoreError::Corrupt(what) => {
                 tracing::error!(%what, "stored data cannot be read");

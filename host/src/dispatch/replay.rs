@@ -9,7 +9,7 @@ use tokio::sync::{Notify, watch};
 
 use super::accept::Accepter;
 use super::operational;
-use crate::domain::clock::Clock;
+use crate::domain::clock::{Clock, within};
 use crate::domain::delivery::NewDelivery;
 use crate::domain::event::Event;
 use crate::domain::id::EventId;
@@ -67,7 +67,7 @@ impl Replayer {
                 _ = stop.wait_for(|stop| *stop) => return,
                 () = self.round() => {}
             }
-            let woken = tokio::time::timeout(LOOK, self.wake.notified());
+            let woken = within(&*self.clock, LOOK, self.wake.notified());
             tokio::select! {
                 _ = stop.wait_for(|stop| *stop) => return,
                 _ = woken => {}

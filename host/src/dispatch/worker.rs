@@ -97,7 +97,7 @@ impl Worker {
                 Ok(batch) => batch,
                 Err(error) => {
                     tracing::warn!(%error, "no work can be claimed");
-                    tokio::time::sleep(ERROR_PAUSE).await;
+                    self.clock.sleep(ERROR_PAUSE).await;
                     continue;
                 }
             };
@@ -106,7 +106,7 @@ impl Worker {
                 Err(error) => {
                     // The leases run out, and the deliveries come back.
                     tracing::warn!(%error, "the configuration cannot be read");
-                    tokio::time::sleep(ERROR_PAUSE).await;
+                    self.clock.sleep(ERROR_PAUSE).await;
                     continue;
                 }
             };
@@ -143,7 +143,7 @@ impl Worker {
                 Ok(open) => return gates.restore(open, &self.snapshots.current()),
                 Err(error) => {
                     tracing::warn!(%error, "the open circuits cannot be read");
-                    tokio::time::sleep(ERROR_PAUSE).await;
+                    self.clock.sleep(ERROR_PAUSE).await;
                 }
             }
         }

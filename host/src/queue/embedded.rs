@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 
 use super::leases::Leases;
 use super::{Batch, Queue, Room};
-use crate::domain::clock::{Clock, Timestamp};
+use crate::domain::clock::{Clock, Timestamp, within};
 use crate::domain::delivery::{LeaseResult, Transition};
 use crate::domain::id::WorkerId;
 use crate::store::{DeliveryStore, Recorded, StoreError};
@@ -80,7 +80,7 @@ impl<S: DeliveryStore + ?Sized> EmbeddedQueue<S> {
         let until_due = Timestamp(due).since(self.leases.clock.now());
         // A timer that fires a moment early would make for an empty claim.
         let pause = (until_due + Duration::from_millis(1)).min(IDLE_LOOK);
-        let _ = tokio::time::timeout(pause, self.wake.notified()).await;
+        within(&*self.leases.clock, pause, self.wake.notified()).await;
         if self.next_due.load(Ordering::Acquire) == NEVER {
             // The idle look.
             self.next_due.store(i64::MIN, Ordering::Release);

@@ -25,6 +25,8 @@ use crate::domain::subscription::{Connection, SealedDocument, Subscription};
 #[cfg(test)]
 pub mod conformance;
 mod ingress;
+#[cfg(test)]
+pub(crate) mod memory;
 mod outbox;
 #[expect(
     clippy::duplicate_mod,
@@ -47,6 +49,9 @@ pub enum StoreError {
     /// The database did not answer; the same call may succeed later.
     #[error("the database is unavailable: {0}")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// There is no room for more; nothing was written.
+    #[error("the database's disk is full: {0}")]
+    Full(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// What is stored cannot be read back.
     #[error("stored data cannot be read: {0}")]
     Corrupt(String),
@@ -505,8 +510,18 @@ pub trait Store: DeliveryStore + CatalogStore + IngressStore + ReplayStore {
     }
 }
 
+/// SQLite's `SQLITE_FULL` and `SQLITE_IOERR_SHMSIZE`, PostgreSQL's `disk_full`.
+const FULL: [&str; 3] = ["13", "4874", "53100"];
+
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
+        let database = error.as_database_error();
+        if database
+            .and_then(sqlx::error::DatabaseError::code)
+            .is_some_and(|code| FULL.contains(&&*code))
+        {
+            return Self::Full(Box::new(error));
+        }
         match error {
             sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) => {
                 Self::Corrupt(error.to_string())

@@ -32,6 +32,8 @@ use crate::domain::source::{InboundWebhook, Rejection, Source};
 use crate::domain::subscription::{Connection, Subscription};
 
 mod claim;
+#[cfg(test)]
+mod crash;
 mod dialect;
 mod lanes;
 #[cfg(test)]

@@ -1,0 +1,357 @@
+//! What the store holds, and what deliveries go through. Plain functions: each is a transaction.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::defect::Defect;
+use super::journal::{Change, Journal, Why};
+use crate::domain::circuit::OpenCircuit;
+use crate::domain::clock::Timestamp;
+use crate::domain::delivery::{
+    Attempt, Delivery, DeliveryState, FencingToken, LeaseResult, NewDelivery, Outcome, Transition,
+};
+use crate::domain::event::{Event, EventType};
+use crate::domain::id::{
+    ConnectionId, DeliveryId, EventId, KeyId, ReplayId, SourceId, SubscriptionId, WebhookId,
+    WorkerId,
+};
+use crate::domain::key::ApiKey;
+use crate::domain::provider::ProviderId;
+use crate::domain::replay::Replay;
+use crate::domain::source::{InboundWebhook, Rejection, Source};
+use crate::domain::subscription::{Connection, Subscription};
+use crate::store::{AcceptRequest, Accepted, GrantRecord, Recorded, Result, StoreError};
+
+/// A delivery with its attempts.
+#[derive(Clone, Debug)]
+pub(crate) struct Row {
+    pub(crate) delivery: Delivery,
+    pub(crate) ordering_key: Option<Arc<str>>,
+    pub(crate) token: FencingToken,
+    pub(crate) worker: Option<WorkerId>,
+    pub(crate) replay: Option<ReplayId>,
+    pub(crate) attempts: Vec<Attempt>,
+}
+
+impl Row {
+    /// Whether something may still happen by itself.
+    pub(crate) fn is_open(&self) -> bool {
+        !self.delivery.state.is_terminal()
+    }
+
+    /// Whether it waits for `now`, or its lease ended by then.
+    pub(super) fn is_due(&self, now: Timestamp) -> bool {
+        self.delivery.due_at.is_some_and(|due| due <= now)
+    }
+}
+
+/// An idempotency key's body hash and events.
+type Taken = ([u8; 32], Vec<EventId>);
+
+/// Everything.
+#[derive(Default)]
+pub(crate) struct Tables {
+    pub(crate) epoch: i64,
+    pub(super) event_types: BTreeMap<String, EventType>,
+    pub(crate) subscriptions: BTreeMap<SubscriptionId, Subscription>,
+    pub(super) connections: BTreeMap<ConnectionId, Connection>,
+    pub(super) sources: BTreeMap<SourceId, Source>,
+    pub(super) keys: BTreeMap<KeyId, ApiKey>,
+    pub(super) grants: BTreeMap<ProviderId, GrantRecord>,
+    pub(super) circuits: BTreeMap<SubscriptionId, OpenCircuit>,
+    pub(crate) events: BTreeMap<EventId, Arc<Event>>,
+    pub(crate) rows: BTreeMap<DeliveryId, Row>,
+    pub(super) idempotency: BTreeMap<(String, String), Taken>,
+    pub(super) external_ids: BTreeMap<(SubscriptionId, Arc<str>), String>,
+    pub(super) webhooks: BTreeMap<WebhookId, InboundWebhook>,
+    pub(super) inbound_keys: BTreeMap<String, EventId>,
+    pub(super) rejections: Vec<Rejection>,
+    pub(crate) replays: BTreeMap<ReplayId, Replay>,
+    pub(super) seen: BTreeMap<WorkerId, Timestamp>,
+    /// The subscription that the last claim by lane ended with.
+    pub(super) lane: Option<SubscriptionId>,
+    pub(super) defect: Option<Defect>,
+    pub(super) journal: Arc<Journal>,
+    calls: u64,
+}
+
+impl Tables {
+    pub(super) fn new(journal: Arc<Journal>, defect: Option<Defect>) -> Self {
+        Self {
+            journal,
+            defect,
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn has(&self, defect: Defect) -> bool {
+        self.defect == Some(defect)
+    }
+
+    /// True at every few calls: a defect that showed each time would be too easy to find.
+    pub(super) fn strikes(&mut self, defect: Defect) -> bool {
+        self.calls += 1;
+        self.has(defect) && self.calls.is_multiple_of(5)
+    }
+
+    /// Puts a delivery into another state.
+    pub(super) fn shift(
+        &mut self,
+        id: DeliveryId,
+        why: Why,
+        to: DeliveryState,
+        due_at: Option<Timestamp>,
+        at: Timestamp,
+    ) {
+        let Some(row) = self.rows.get_mut(&id) else {
+            return;
+        };
+        self.journal.write(Change {
+            delivery: id,
+            why,
+            from: Some(row.delivery.state),
+            to,
+            token: row.token,
+            lease_end: row.delivery.due_at,
+        });
+        if to != DeliveryState::InFlight {
+            row.worker = None;
+        }
+        row.delivery.state = to;
+        row.delivery.due_at = due_at;
+        row.delivery.updated_at = at;
+    }
+
+    pub(super) fn is_paused(&self, id: SubscriptionId) -> bool {
+        self.subscriptions
+            .get(&id)
+            .is_some_and(|subscription| subscription.paused)
+    }
+
+    pub(super) fn is_enabled(&self, id: SubscriptionId) -> bool {
+        self.subscriptions
+            .get(&id)
+            .is_some_and(|subscription| subscription.enabled)
+    }
+
+    pub(crate) fn accept(&mut self, request: &AcceptRequest) -> Result<Accepted> {
+        if request.epoch.0 != self.epoch && !self.has(Defect::TakesStaleMatches) {
+            return Ok(Accepted::StaleCatalog);
+        }
+        if self.strikes(Defect::AnswersWithoutCommit) {
+            return Ok(Accepted::New);
+        }
+        let key = request.idempotency.as_ref();
+        let key = key.map(|key| ((key.scope.clone(), key.key.clone()), key.body_hash));
+        if let Some((key, body_hash)) = &key
+            && let Some((taken_for, events)) = self.idempotency.get(key)
+            && !self.has(Defect::ForgetsIdempotencyKeys)
+        {
+            return Ok(if taken_for == body_hash {
+                Accepted::Duplicate(events.clone())
+            } else {
+                Accepted::KeyReused
+            });
+        }
+        self.insert(&request.events, &request.deliveries, request.at)?;
+        if let Some((key, body_hash)) = key {
+            let ids = request.events.iter().map(|event| event.id).collect();
+            self.idempotency.insert(key, (body_hash, ids));
+        }
+        Ok(Accepted::New)
+    }
+
+    /// Adds events and their deliveries, due at once.
+    pub(super) fn insert(
+        &mut self,
+        events: &[Arc<Event>],
+        deliveries: &[NewDelivery],
+        at: Timestamp,
+    ) -> Result<()> {
+        let twice = events
+            .iter()
+            .any(|event| self.events.contains_key(&event.id));
+        if twice {
+            return Err(StoreError::Unavailable("an event is there already".into()));
+        }
+        for event in events {
+            self.events.insert(event.id, event.clone());
+        }
+        let loses = self.strikes(Defect::LosesDeliveries);
+        for new in deliveries.iter().skip(usize::from(loses)) {
+            self.create(new, None, at);
+        }
+        Ok(())
+    }
+
+    pub(super) fn create(&mut self, new: &NewDelivery, replay: Option<ReplayId>, at: Timestamp) {
+        let event_type = self.events.get(&new.event_id);
+        let event_type = event_type.map(|event| event.event_type.as_str().to_owned());
+        let delivery = Delivery {
+            id: new.id,
+            event_id: new.event_id,
+            event_type: event_type.unwrap_or_default(),
+            subscription_id: new.subscription_id,
+            provider: new.provider.clone(),
+            state: DeliveryState::Pending,
+            attempts: 0,
+            due_at: Some(at),
+            external_id: None,
+            last_error: None,
+            created_at: at,
+            updated_at: at,
+        };
+        self.journal.write(Change {
+            delivery: new.id,
+            why: match replay {
+                None => Why::Accepted,
+                Some(_) => Why::Replayed,
+            },
+            from: None,
+            to: DeliveryState::Pending,
+            token: FencingToken(0),
+            lease_end: None,
+        });
+        let row = Row {
+            delivery,
+            ordering_key: new.ordering_key.clone(),
+            token: FencingToken(0),
+            worker: None,
+            replay,
+            attempts: Vec::new(),
+        };
+        self.rows.insert(new.id, row);
+    }
+
+    pub(crate) fn record(&mut self, result: &LeaseResult) -> Recorded {
+        let unfenced = self.has(Defect::RecordsUnderLostLeases);
+        let held = self.rows.get(&result.id).is_some_and(|row| {
+            unfenced || row.token == result.token && row.delivery.state == DeliveryState::InFlight
+        });
+        if !held {
+            return Recorded::LeaseLost;
+        }
+        let forgets_retry = self.strikes(Defect::ForgetsRetries);
+        let skips_number = self.strikes(Defect::SkipsNumbers);
+        let subscription = self.rows[&result.id].delivery.subscription_id;
+        let (mut state, mut due_at) = match result.transition {
+            Transition::Success { .. } => (DeliveryState::Success, None),
+            Transition::RetryAt(at) => (DeliveryState::Retrying, Some(at)),
+            Transition::Parked => (DeliveryState::Retrying, Some(result.at)),
+            Transition::Failed => (DeliveryState::Failed, None),
+            Transition::Cancelled => (DeliveryState::Cancelled, None),
+            Transition::Filtered => (DeliveryState::Filtered, None),
+        };
+        if !state.is_terminal() {
+            if !self.is_enabled(subscription) {
+                (state, due_at) = (DeliveryState::Cancelled, None);
+            } else if self.is_paused(subscription) || forgets_retry {
+                due_at = None;
+            }
+        }
+        self.shift(
+            result.id,
+            Why::Recorded(result.token),
+            state,
+            due_at,
+            result.at,
+        );
+        let Some(row) = self.rows.get_mut(&result.id) else {
+            return Recorded::LeaseLost;
+        };
+        let external_id = match &result.transition {
+            Transition::Success { external_id } => external_id.clone(),
+            _ => None,
+        };
+        if external_id.is_some() {
+            row.delivery.external_id.clone_from(&external_id);
+        }
+        row.delivery.last_error = None;
+        if let Some(attempt) = &result.attempt {
+            let number = row.attempts.len() + 1 + usize::from(skips_number);
+            row.attempts.push(Attempt {
+                number: u32::try_from(number).unwrap_or(u32::MAX),
+                ..attempt.clone()
+            });
+            row.delivery.attempts += u32::from(result.transition != Transition::Parked);
+            if attempt.outcome != Outcome::Success {
+                row.delivery.last_error = Some(attempt.message.clone());
+            }
+        }
+        let event = self.events.get(&row.delivery.event_id);
+        let key = event.and_then(|event| event.correlation_key.clone());
+        if let (Some(external_id), Some(key)) = (external_id, key) {
+            self.external_ids.insert((subscription, key), external_id);
+        }
+        Recorded::Written
+    }
+
+    /// Makes what is in flight due again, where `which` says so. Returns how many that were.
+    pub(super) fn release(&mut self, at: Timestamp, which: impl Fn(&Row) -> bool) -> u64 {
+        let reopens = self.has(Defect::ReopensWhatEnded);
+        let leased = self.rows.iter().filter(|(_, row)| {
+            (row.delivery.state == DeliveryState::InFlight || reopens && !row.is_open())
+                && which(row)
+        });
+        let leased: Vec<(DeliveryId, u32)> = leased
+            .map(|(id, row)| (*id, row.delivery.attempts))
+            .collect();
+        for (id, attempts) in &leased {
+            let to = match attempts {
+                0 => DeliveryState::Pending,
+                _ => DeliveryState::Retrying,
+            };
+            self.shift(*id, Why::Released, to, Some(at), at);
+        }
+        u64::try_from(leased.len()).unwrap_or(u64::MAX)
+    }
+
+    pub(super) fn retry(&mut self, id: DeliveryId, at: Timestamp) -> Result<Option<Delivery>> {
+        match self.rows.get(&id).map(|row| row.delivery.state) {
+            None => return Ok(None),
+            Some(DeliveryState::InFlight) => {
+                return Err(StoreError::Conflict("the delivery is in flight".to_owned()));
+            }
+            Some(_) => self.begin_round(id, None, Some(at), at),
+        }
+        Ok(self.rows.get(&id).map(|row| row.delivery.clone()))
+    }
+
+    /// Another round of attempts.
+    pub(super) fn begin_round(
+        &mut self,
+        id: DeliveryId,
+        replay: Option<ReplayId>,
+        due_at: Option<Timestamp>,
+        at: Timestamp,
+    ) {
+        self.shift(id, Why::Asked, DeliveryState::Pending, due_at, at);
+        if let Some(row) = self.rows.get_mut(&id) {
+            row.delivery.attempts = 0;
+            row.replay = replay.or(row.replay);
+        }
+    }
+
+    /// Notes that `worker` lives, and takes from the dead what they hold.
+    pub(super) fn keep_alive(
+        &mut self,
+        worker: WorkerId,
+        patience: Duration,
+        now: Timestamp,
+    ) -> u64 {
+        self.seen.insert(worker, now);
+        let dead = self
+            .seen
+            .iter()
+            .filter(|(_, seen)| now.since(**seen) > patience);
+        let dead: Vec<WorkerId> = dead.map(|(id, _)| *id).collect();
+        self.seen.retain(|id, _| !dead.contains(id));
+        if self.has(Defect::LeasesForEver) {
+            return 0;
+        }
+        self.release(now, |row| {
+            row.worker.is_some_and(|worker| dead.contains(&worker))
+        })
+    }
+}
