@@ -1,5 +1,6 @@
 //! What SQLite has of its own, for the statements that both databases share.
 
+use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{Connection as _, Sqlite, SqliteConnection, SqlitePool, SqliteTransaction};
 
 use crate::store::Result;
@@ -23,16 +24,33 @@ pub(super) const FORGET_REJECTIONS: &str = "DELETE FROM source_rejections WHERE 
 pub(super) const REJECTIONS: &str = "SELECT at, remote_address, reason FROM source_rejections WHERE source_id = $1 ORDER BY rowid DESC";
 
 /// The one connection that writes.
-pub(super) struct Writing(pub(super) SqliteConnection);
+pub(super) struct Writing {
+    pub(super) connection: SqliteConnection,
+    /// To make it anew.
+    pub(super) options: SqliteConnectOptions,
+}
 
 impl Writing {
     pub(super) async fn begin(&mut self) -> Result<SqliteTransaction<'_>> {
-        Ok(self.0.begin_with("BEGIN IMMEDIATE").await?)
+        // On a full disk SQLite rolls back by itself, and the driver goes on counting the
+        // transaction as open: nothing more could be begun.
+        if self.connection.is_in_transaction() {
+            // Unless its rollback is still on the way.
+            self.connection.ping().await?;
+        }
+        if self.connection.is_in_transaction() {
+            let fresh = SqliteConnection::connect_with(&self.options).await?;
+            let stuck = std::mem::replace(&mut self.connection, fresh);
+            if let Err(error) = stuck.close().await {
+                tracing::warn!(%error, "the connection that was given up did not close cleanly");
+            }
+        }
+        Ok(self.connection.begin_with("BEGIN IMMEDIATE").await?)
     }
 
     /// Leaves the file tidy.
     pub(super) async fn close(self) {
-        if let Err(error) = self.0.close().await {
+        if let Err(error) = self.connection.close().await {
             tracing::warn!(%error, "the database did not close cleanly");
         }
     }

@@ -135,10 +135,18 @@ impl SqliteStore {
         let connection = writing.acquire().await?.detach();
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)
-            .connect_with(options.read_only(true).pragma("cache_size", "-8192"))
+            .connect_with(
+                options
+                    .clone()
+                    .read_only(true)
+                    .pragma("cache_size", "-8192"),
+            )
             .await?;
         Ok(Self {
-            writer: Writer::start(dialect::Writing(connection)),
+            writer: Writer::start(dialect::Writing {
+                connection,
+                options,
+            }),
             readers,
             _lock: lock,
         })
