@@ -7,6 +7,8 @@
 mod postgres;
 mod process;
 mod rabbitmq;
+mod redis;
 
 pub use postgres::Postgres;
 pub use rabbitmq::RabbitMq;
+pub use redis::Redis;
