@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow};
 use serde_json::json;
@@ -80,7 +81,7 @@ async fn describe(file: &Path) -> anyhow::Result<Descriptor> {
         concurrency: 1,
         ..Config::default()
     };
-    let sandbox = wire::sandbox(&config)?;
+    let sandbox = Arc::new(wire::sandbox(&config)?);
     let compiler = Compiler::new(CompileLimits::default())?;
     let (_, descriptor) = registry::inspect(file, &compiler, &sandbox)
         .await

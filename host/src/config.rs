@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::coord;
 use crate::plugin::limits::Limits;
 
 /// Everything that can be configured. Unknown fields are refused, so that a typo is not silence.
@@ -36,6 +37,8 @@ pub struct Config {
     pub store: StoreSection,
     /// A broker in front of it.
     pub queue: QueueSection,
+    /// What several processes share beside it.
+    pub redis: RedisSection,
     /// Outgoing requests.
     pub egress: EgressSection,
     /// Limits of every provider's calls.
@@ -122,6 +125,36 @@ impl std::fmt::Debug for QueueSection {
     }
 }
 
+/// What several processes share beside the store.
+#[derive(Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RedisSection {
+    /// `redis://user:password@host:port/database`, `rediss://` for TLS; unset: each process goes by
+    /// itself.
+    pub url: Option<String>,
+    /// What every key begins with. Gateways with databases of their own have prefixes of their own.
+    pub prefix: String,
+}
+
+impl Default for RedisSection {
+    fn default() -> Self {
+        Self {
+            url: None,
+            prefix: "hookport".to_owned(),
+        }
+    }
+}
+
+/// Without the URL, which may hold a password.
+impl std::fmt::Debug for RedisSection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RedisSection")
+            .field("is_set", &self.url.is_some())
+            .field("prefix", &self.prefix)
+            .finish()
+    }
+}
+
 /// Outgoing requests.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -164,6 +197,7 @@ impl Default for Config {
             role: ProcessRole::All,
             store: StoreSection::default(),
             queue: QueueSection::default(),
+            redis: RedisSection::default(),
             egress: EgressSection::default(),
             limits: Limits::default(),
             provider_limits: HashMap::new(),
@@ -247,6 +281,14 @@ impl Config {
         if self.queue.prefetch == 0 {
             return value("queue.prefetch", "give at least 1");
         }
+        if let Some(url) = &self.redis.url
+            && coord::redis::check_url(url).is_err()
+        {
+            return value("redis.url", coord::redis::URL_SHAPE);
+        }
+        if self.redis.prefix.is_empty() {
+            return value("redis.prefix", "give at least one character");
+        }
         if !(1..=4_096).contains(&self.concurrency) {
             return value("concurrency", "give 1 to 4096");
         }
@@ -295,5 +337,25 @@ mod tests {
         check("role = \"boss\"", "role");
         check("[queue]\nurl = \"amqp://h\"", "store.url");
         check("[queue]\nprefetch = 0", "queue.prefetch");
+        check("redis.prefix = \"\"", "redis.prefix");
+        check("redis.url = \"http://localhost\"", "redis.url");
+    }
+
+    #[test]
+    fn no_url_with_a_password_is_shown() {
+        let config = Config {
+            store: StoreSection {
+                url: Some("postgres://u:hunter2@h/db".to_owned()),
+                ..StoreSection::default()
+            },
+            redis: RedisSection {
+                url: Some("redis://u:hunter2@h:port".to_owned()),
+                ..RedisSection::default()
+            },
+            ..Config::default()
+        };
+        let error = config.check().expect_err("no port");
+        let shown = format!("{config:?} {error}");
+        assert!(!shown.contains("hunter2"), "{shown}");
     }
 }

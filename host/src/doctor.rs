@@ -4,6 +4,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::process::ExitCode;
 
 use crate::config::Config;
+use crate::coord::Coord as _;
+use crate::coord::redis::Redis;
 use crate::queue::rabbitmq;
 use crate::vault::key::{VARIABLE, WhenMissing};
 use crate::vault::{KeyError, MasterKey};
@@ -14,7 +16,7 @@ use crate::wire;
 /// # Errors
 /// None of its own: what fails is a line.
 pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
-    let checks = [
+    let mut checks = vec![
         ("data directory", data_dir(&config)),
         ("database", database(&config).await),
         ("broker", broker(&config).await),
@@ -27,6 +29,9 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
                 .map_err(|error| format!("{error:#}")),
         ),
     ];
+    if let Some(url) = &config.redis.url {
+        checks.push(("redis", redis(url, &config.redis.prefix).await));
+    }
     let mut code = ExitCode::SUCCESS;
     for (name, result) in checks {
         match result {
@@ -83,6 +88,17 @@ async fn broker(config: &Config) -> Result<String, String> {
         format!("{error}; check queue.url, that RabbitMQ is 3.10 or newer, and that its user may configure, write and read {}.*", rabbit.prefix)
     })?;
     Ok(format!("RabbitMQ answers; {messages} messages wait"))
+}
+
+async fn redis(url: &str, prefix: &str) -> Result<String, String> {
+    let redis =
+        Redis::open(url, prefix, rand::random).map_err(|error| format!("redis.url: {error}"))?;
+    match redis.ping().await {
+        Ok(()) => Ok("answers".to_owned()),
+        Err(error) => Err(format!(
+            "redis.url: {error}; start it, or mend the URL: until it answers, rate limits and circuits hold for each process by itself"
+        )),
+    }
 }
 
 fn master_key(config: &Config) -> Result<String, String> {

@@ -6,6 +6,7 @@ pub mod api;
 pub mod bench;
 pub mod child;
 pub mod config;
+pub mod coord;
 pub mod demo;
 pub mod dispatch;
 pub mod doctor;

@@ -81,6 +81,14 @@ struct ConfigArguments {
         hide_env_values = true
     )]
     queue_url: Option<String>,
+    /// Redis, for what several processes share: redis://user:password@host:port/database
+    #[arg(
+        long,
+        global = true,
+        env = "HOOKPORT_REDIS_URL",
+        hide_env_values = true
+    )]
+    redis_url: Option<String>,
     /// Directory of provider components
     #[arg(long, global = true, env = "HOOKPORT_PROVIDERS")]
     providers: Option<PathBuf>,
@@ -100,6 +108,9 @@ impl ConfigArguments {
         }
         if let Some(url) = self.queue_url {
             config.queue.url = Some(url);
+        }
+        if let Some(url) = self.redis_url {
+            config.redis.url = Some(url);
         }
         if let Some(providers) = self.providers {
             config.providers_dir = providers;

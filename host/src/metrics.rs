@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use prometheus_client::encoding::text::encode;
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -38,6 +38,38 @@ struct EndLabels {
     state: End,
 }
 
+/// What is shared between processes, and done by one alone when it has to be.
+#[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
+pub enum CoordUse {
+    /// Markers and caches.
+    Values,
+    /// Rate limits.
+    Rates,
+    /// Locks.
+    Locks,
+    /// Circuits.
+    Cells,
+}
+
+impl EncodeLabelValue for CoordUse {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let name = match self {
+            Self::Values => "values",
+            Self::Rates => "rates",
+            Self::Locks => "locks",
+            Self::Cells => "circuits",
+        };
+        EncodeLabelValue::encode(&name, encoder)
+    }
+}
+
+type NoLabels = [(&'static str, &'static str); 0];
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct CoordLabels {
+    what: CoordUse,
+}
+
 /// 1 ms to about 9 minutes.
 fn seconds() -> Histogram {
     Histogram::new(exponential_buckets(0.001, 2.0, 20))
@@ -56,6 +88,9 @@ pub struct Metrics {
     under_way: Gauge,
     backlog: Gauge,
     taken_over: Counter,
+    /// Empty where nothing is shared.
+    coord_up: Family<NoLabels, Gauge>,
+    coord_fallbacks: Family<CoordLabels, Counter>,
 }
 
 impl Default for Metrics {
@@ -109,6 +144,17 @@ impl Default for Metrics {
             "Deliveries that a process which was not seen any more had under way",
             taken_over.clone(),
         );
+        let (coord_up, coord_fallbacks) = (Family::<NoLabels, Gauge>::default(), Family::default());
+        registry.register(
+            "coord_up",
+            "Whether Redis answers; missing where there is none",
+            coord_up.clone(),
+        );
+        registry.register(
+            "coord_fallbacks",
+            "Calls that this process answered by itself as Redis did not",
+            coord_fallbacks.clone(),
+        );
         Self {
             registry,
             accepted,
@@ -120,6 +166,8 @@ impl Default for Metrics {
             under_way,
             backlog,
             taken_over,
+            coord_up,
+            coord_fallbacks,
         }
     }
 }
@@ -175,6 +223,18 @@ impl Metrics {
     /// Where others add figures of their own, before the first is shown.
     pub fn registry_mut(&mut self) -> &mut Registry {
         &mut self.registry
+    }
+
+    /// Whether Redis answers.
+    pub fn coord_up(&self, is_up: bool) {
+        self.coord_up.get_or_create(&[]).set(i64::from(is_up));
+    }
+
+    /// This process did by itself what is shared otherwise.
+    pub fn coord_fell_back(&self, what: CoordUse) {
+        self.coord_fallbacks
+            .get_or_create(&CoordLabels { what })
+            .inc();
     }
 
     /// Everything in the text format (OpenMetrics), with the backlog as counted just now.

@@ -15,6 +15,12 @@ use tokio::task::JoinHandle;
 
 use crate::api::{self, Api, HealthCheck, new_key};
 use crate::config::{Config, ProcessRole};
+use crate::coord::Coord;
+use crate::coord::fallback::Fallback;
+use crate::coord::markers::Markers;
+use crate::coord::memory::Memory;
+use crate::coord::redis::Redis;
+use crate::coord::sealed::SealedValues;
 use crate::dispatch::{
     Accepter, Ids, Programs, Replayer, Snapshots, StoredDocuments, Worker, WorkerConfig,
     operational,
@@ -103,7 +109,7 @@ pub async fn open_store(config: &Config) -> anyhow::Result<Arc<dyn Store>> {
 ///
 /// # Errors
 /// When it cannot be set up.
-pub fn sandbox(config: &Config) -> anyhow::Result<Arc<Sandbox>> {
+pub fn sandbox(config: &Config) -> anyhow::Result<Sandbox> {
     let extra_roots_pem = match &config.egress.extra_ca_file {
         Some(path) => vec![
             fs::read(path).with_context(|| format!("egress.extra_ca_file {}", path.display()))?,
@@ -123,7 +129,35 @@ pub fn sandbox(config: &Config) -> anyhow::Result<Arc<Sandbox>> {
             .max()
             .unwrap_or_default(),
     };
-    Ok(Arc::new(Sandbox::new(sandbox_config, egress)?))
+    Ok(Sandbox::new(sandbox_config, egress)?)
+}
+
+/// What processes share: in Redis, where that is configured and answers, else each by itself. With
+/// the health check of the former.
+async fn coord(
+    config: &Config,
+    clock: &Arc<dyn Clock>,
+    metrics: &Arc<Metrics>,
+) -> anyhow::Result<(Arc<dyn Coord>, Option<HealthCheck>)> {
+    let Some(url) = &config.redis.url else {
+        return Ok((Arc::new(Memory::new(clock.clone())), None));
+    };
+    let redis = Redis::open(url, &config.redis.prefix, rand::random).context("redis.url")?;
+    let coord = Fallback::start(Arc::new(redis), clock.clone(), metrics.clone()).await;
+    let asked = coord.clone();
+    let check = HealthCheck {
+        name: "redis",
+        // Without it the gateway goes on: nothing to take this process out of service for.
+        check: Arc::new(move || {
+            Ok(if asked.is_up() {
+                "answers"
+            } else {
+                "does not answer: this process goes on by itself"
+            }
+            .to_owned())
+        }),
+    };
+    Ok((coord, Some(check)))
 }
 
 /// A running gateway.
@@ -176,12 +210,14 @@ impl Gateway {
             vault: vault.clone(),
             clock: clock.clone(),
         });
-        let registry = registry(&config, store.clone(), documents, clock.clone()).await?;
         let mut metrics = Metrics::default();
         let worker_id: WorkerId = ids.next(clock.now());
         let WorkQueue { queue, broker } =
             work_queue(&config, &store, &clock, worker_id, &mut metrics)?;
         let metrics = Arc::new(metrics);
+        let (coord, redis_check) = coord(&config, &clock, &metrics).await?;
+        let sandbox = sandbox(&config)?.sharing(SealedValues::shared(coord.clone(), vault.clone()));
+        let registry = registry(&config, sandbox, store.clone(), documents, clock.clone()).await?;
         if store.is_shared() {
             // Before the first claim: what a process holds that nobody ever saw would wait for the
             // end of its lease.
@@ -203,12 +239,14 @@ impl Gateway {
             ids: ids.clone(),
             programs: Arc::new(Programs::new(registry.clone())),
             metrics: metrics.clone(),
+            markers: Markers::new(coord.clone(), store.clone()),
         });
         tell_of_failures(&registry, accepter.clone());
         let replayer = Arc::new(Replayer {
             store: store.clone(),
             queue: queue.clone(),
             accepter: accepter.clone(),
+            coord: coord.clone(),
             clock: clock.clone(),
             wake: tokio::sync::Notify::new(),
         });
@@ -219,6 +257,7 @@ impl Gateway {
             catalog: store.clone(),
             vault: vault.clone(),
             accepter: accepter.clone(),
+            coord: coord.clone(),
             clock: clock.clone(),
             jitter: rand::random,
             config: WorkerConfig {
@@ -246,7 +285,7 @@ impl Gateway {
             accepter: accepter.clone(),
             sources: registry.clone(),
             vault: vault.clone(),
-            limiter: Limiter::default(),
+            limiter: Limiter::new(coord),
         });
         let api = Arc::new(Api {
             ingress,
@@ -265,7 +304,10 @@ impl Gateway {
                 config.providers_dir.clone(),
                 stopping.clone(),
                 broker.clone(),
-            ),
+            )
+            .into_iter()
+            .chain(redis_check)
+            .collect(),
             broker,
             event_bytes_max: config.event_bytes_max,
             batch_bytes_max: config.batch_bytes_max,
@@ -417,6 +459,7 @@ pub(crate) async fn hear_of_work(
 
 async fn registry(
     config: &Config,
+    sandbox: Sandbox,
     store: Arc<dyn CatalogStore>,
     documents: Arc<dyn Documents>,
     clock: Arc<dyn Clock>,
@@ -440,7 +483,7 @@ async fn registry(
         ..RegistryConfig::new(directory, compiler)
     };
     let registry =
-        Registry::start(registry_config, sandbox(config)?, store, documents, clock).await?;
+        Registry::start(registry_config, Arc::new(sandbox), store, documents, clock).await?;
     Ok(Arc::new(registry))
 }
 

@@ -66,7 +66,7 @@ pub(super) async fn receive(
     request: Request,
 ) -> Result<(StatusCode, Json<ReceiptView>), ApiError> {
     let from = remote_address(&api, request.headers(), request.extensions());
-    let open = api.ingress.admit(&name, from)?;
+    let open = api.ingress.admit(&name, from).await?;
     let query = request.uri().query().unwrap_or_default().to_owned();
     let headers = request.headers().clone();
     let body = extract::raw(request, api.event_bytes_max).await?;

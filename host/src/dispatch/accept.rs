@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::programs::Programs;
 use super::snapshot::{Snapshot, Snapshots};
 use super::{Ids, operational};
+use crate::coord::markers::{MarkerKey, Markers};
 use crate::domain::clock::{Clock, Timestamp};
 use crate::domain::delivery::NewDelivery;
 use crate::domain::event::{Event, EventTypeName};
@@ -103,6 +104,18 @@ pub struct Accepter {
     pub programs: Arc<Programs>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// What is known to have been accepted before.
+    pub markers: Markers,
+}
+
+/// The same key with another body has another marker, and so none: the store sees to it.
+fn marker(idempotency: &IdempotencyKey) -> MarkerKey {
+    let IdempotencyKey {
+        scope,
+        key,
+        body_hash,
+    } = idempotency;
+    MarkerKey::new(&[b"event", scope.as_bytes(), key.as_bytes(), body_hash])
 }
 
 impl Accepter {
@@ -112,6 +125,12 @@ impl Accepter {
     /// `Invalid` for the first event that is wrong; `Store`.
     pub async fn accept(&self, emits: &[Emit], by: EmittedBy) -> Result<Outcome, AcceptError> {
         let begun = Instant::now();
+        let marker = by.idempotency.as_ref().map(marker);
+        if let Some(marker) = &marker
+            && let Some(ids) = self.markers.known(marker).await
+        {
+            return Ok(Outcome::Duplicate(ids));
+        }
         let mut snapshot = self.snapshots.current();
         for _ in 0..MATCH_TRIES_MAX {
             let now = self.clock.now();
@@ -157,9 +176,18 @@ impl Accepter {
                 Accepted::New => {
                     self.metrics.accepted(emits.len(), begun.elapsed());
                     announcement.make(&*self.queue);
+                    if let Some(marker) = marker {
+                        let ids: Vec<EventId> = accepted.iter().map(|event| event.id).collect();
+                        self.markers.remember(marker, &ids);
+                    }
                     return Ok(Outcome::New(accepted));
                 }
-                Accepted::Duplicate(ids) => return Ok(Outcome::Duplicate(ids)),
+                Accepted::Duplicate(ids) => {
+                    if let Some(marker) = marker {
+                        self.markers.remember(marker, &ids);
+                    }
+                    return Ok(Outcome::Duplicate(ids));
+                }
                 Accepted::KeyReused => return Ok(Outcome::KeyReused),
                 Accepted::StaleCatalog => snapshot = self.snapshots.renew().await?,
             }

@@ -1,6 +1,7 @@
 //! Carrying replays out: page by page, from the newest event to the oldest, each page in one
 //! transaction that moves the replay on. A process that dies in between loses nothing; several
-//! that work on the same replay do each page once.
+//! that work on the same replay do each page once. So that they rather do not, the one at it has a
+//! lock.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,8 +10,9 @@ use tokio::sync::{Notify, watch};
 
 use super::accept::Accepter;
 use super::operational;
+use crate::coord::Coord;
 use crate::domain::clock::{Clock, within};
-use crate::domain::delivery::NewDelivery;
+use crate::domain::delivery::{FencingToken, NewDelivery};
 use crate::domain::event::Event;
 use crate::domain::id::EventId;
 use crate::domain::replay::{Replay, ReplayFilter, ReplayScope, ReplayState};
@@ -23,6 +25,8 @@ const PAGE: usize = 100;
 const REPLAYS_MAX: usize = 20;
 /// A look without being told: what another process was doing when it died.
 const LOOK: Duration = Duration::from_secs(2);
+/// How long the lock of a replay outlives the process that works on it.
+const LOCK: Duration = Duration::from_secs(15);
 /// Events that a dry run counts.
 const COUNTED_MAX: u64 = 10_000;
 
@@ -34,6 +38,8 @@ pub struct Replayer {
     pub queue: Arc<dyn Queue>,
     /// Matches events against subscriptions.
     pub accepter: Arc<Accepter>,
+    /// Where one process tells the others that it is at a replay.
+    pub coord: Arc<dyn Coord>,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// Told of new replays.
@@ -88,14 +94,28 @@ impl Replayer {
         };
         for replay in running.items {
             let id = replay.id;
-            if let Err(error) = self.carry_out(replay).await {
+            let lock = format!("replay/{id}");
+            let Ok(Some(token)) = self.coord.acquire(&lock, LOCK).await else {
+                continue;
+            };
+            if let Err(error) = self.carry_out(replay, &lock, token).await {
                 tracing::warn!(replay = %id, %error, "the replay stopped for a moment");
             }
+            let _ = self.coord.release(&lock, token).await;
         }
     }
 
-    async fn carry_out(&self, mut replay: Replay) -> Result<(), StoreError> {
+    async fn carry_out(
+        &self,
+        mut replay: Replay,
+        lock: &str,
+        token: FencingToken,
+    ) -> Result<(), StoreError> {
         while replay.state == ReplayState::Running {
+            if let Ok(false) = self.coord.extend(lock, token, LOCK).await {
+                // Another process took it over, or nobody knows of it any more.
+                return Ok(());
+            }
             let snapshot = self.accepter.snapshots.latest().await?;
             let now = self.clock.now();
             let planned = self

@@ -10,13 +10,14 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use serde_json::json;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::accept::Accepter;
-use super::gates::{Gates, Judged, Passage};
+use super::gates::{Entry, Gates, Judged, Passage};
 use super::shares::Shares;
 use super::snapshot::{Route, Snapshot, Snapshots};
 use super::{operational, report};
+use crate::coord::Coord;
 use crate::domain::circuit::Change;
 use crate::domain::clock::{Clock, Timestamp, rfc3339};
 use crate::domain::delivery::{Attempt, LeaseResult, LeasedDelivery, Transition};
@@ -35,6 +36,10 @@ const ERROR_PAUSE: Duration = Duration::from_millis(500);
 const OUTDATED_WAIT: Duration = Duration::from_secs(2);
 /// "Gone" (RFC 9110, section 15.5.11): the receiver wants no more.
 const GONE: u16 = 410;
+/// How often what other processes made of circuits is looked at.
+const CIRCUITS_LOOK: Duration = Duration::from_millis(100);
+/// The same where there are no others: what says nothing any more is cleared away.
+const CIRCUITS_LOOK_ALONE: Duration = Duration::from_secs(10);
 
 /// How much at one time.
 #[derive(Clone, Copy, Debug)]
@@ -59,6 +64,8 @@ pub struct Worker {
     pub vault: Arc<Vault>,
     /// Where operational events go.
     pub accepter: Arc<Accepter>,
+    /// What is shared of rates and circuits.
+    pub coord: Arc<dyn Coord>,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// Uniform in 0.0..1.0.
@@ -75,11 +82,12 @@ impl Worker {
             self.config.concurrency,
             self.config.concurrency_per_subscription,
         ));
-        let gates = Arc::new(Gates::default());
+        let gates = Arc::new(Gates::new(self.coord.clone()));
         tokio::select! {
             () = self.restore(&gates) => {}
             _ = stop.wait_for(|stop| *stop) => return,
         }
+        tokio::spawn(self.clone().follow_circuits(gates.clone(), stop.clone()));
         loop {
             let free = tokio::select! {
                 permit = slots.clone().acquire_owned() => permit,
@@ -110,25 +118,14 @@ impl Worker {
                     continue;
                 }
             };
-            for leased in batch.leased {
+            let entries = gates
+                .admit(&snapshot, &batch.leased, self.clock.now())
+                .await;
+            for (leased, entry) in batch.leased.into_iter().zip(entries) {
                 let Ok(permit) = slots.clone().acquire_owned().await else {
                     break;
                 };
-                shares.take(leased.subscription_id, &leased.provider);
-                let route = snapshot.routes.get(&leased.subscription_id);
-                let mut passage = route.map(|route| gates.pass(&snapshot, route, self.clock.now()));
-                let (worker, snapshot) = (self.clone(), snapshot.clone());
-                let shares = shares.clone();
-                tokio::spawn(async move {
-                    let (id, provider) = (leased.subscription_id, leased.provider.clone());
-                    worker.carry_out(&snapshot, leased, passage.as_mut()).await;
-                    drop(permit);
-                    let now = worker.clock.now();
-                    let waited_for = passage.is_some_and(|passage| passage.end(now));
-                    if shares.give_back(id, &provider) || waited_for {
-                        worker.queue.wake(now);
-                    }
-                });
+                self.set_out(leased, entry, &snapshot, &shares, permit);
             }
             self.forget(gates.take_forgotten()).await;
         }
@@ -136,11 +133,74 @@ impl Worker {
         let _ = slots.acquire_many(all).await;
     }
 
+    /// Begins one delivery on a task of its own.
+    fn set_out(
+        self: &Arc<Self>,
+        leased: LeasedDelivery,
+        entry: Entry,
+        snapshot: &Arc<Snapshot>,
+        shares: &Arc<Shares>,
+        permit: OwnedSemaphorePermit,
+    ) {
+        let worker = self.clone();
+        let mut passage = match entry {
+            Entry::Held(until) => {
+                tokio::spawn(async move {
+                    // Due as it was: a gate that opens early lets it go.
+                    worker.settle(&leased, None, Transition::Parked).await;
+                    drop(permit);
+                    worker.queue.wake(until);
+                });
+                return;
+            }
+            Entry::Pass(passage) => Some(passage),
+            Entry::Unrouted => None,
+        };
+        shares.take(leased.subscription_id, &leased.provider);
+        let (snapshot, shares) = (snapshot.clone(), shares.clone());
+        tokio::spawn(async move {
+            let (id, provider) = (leased.subscription_id, leased.provider.clone());
+            worker.carry_out(&snapshot, leased, passage.as_mut()).await;
+            drop(permit);
+            let now = worker.clock.now();
+            let waited_for = match passage {
+                Some(passage) => passage.end(now).await,
+                None => false,
+            };
+            if shares.give_back(id, &provider) || waited_for {
+                worker.queue.wake(now);
+            }
+        });
+    }
+
+    /// Goes along with what other processes make of circuits.
+    async fn follow_circuits(self: Arc<Self>, gates: Arc<Gates>, mut stop: watch::Receiver<bool>) {
+        let pause = if self.coord.is_shared() {
+            CIRCUITS_LOOK
+        } else {
+            CIRCUITS_LOOK_ALONE
+        };
+        loop {
+            tokio::select! {
+                () = self.clock.sleep(pause) => {}
+                _ = stop.wait_for(|stop| *stop) => return,
+            }
+            if gates.refresh().await {
+                // What was held back may go.
+                self.queue.wake(self.clock.now());
+            }
+        }
+    }
+
     /// Takes up the circuits that were open when the process before this one ended.
     async fn restore(&self, gates: &Gates) {
         loop {
             match self.accepter.store.circuits().await {
-                Ok(open) => return gates.restore(open, &self.snapshots.current()),
+                Ok(open) => {
+                    gates.restore(open, &self.snapshots.current());
+                    gates.refresh().await;
+                    return;
+                }
                 Err(error) => {
                     tracing::warn!(%error, "the open circuits cannot be read");
                     self.clock.sleep(ERROR_PAUSE).await;
@@ -225,9 +285,10 @@ impl Worker {
         let ended_at = self.clock.now();
         let attempt = report::attempt(started_at, &report);
         let gone = report.http_status == Some(GONE) && report.result.is_err();
-        let judged = passage.map_or_else(Judged::default, |passage| {
-            passage.judge(report::verdict(&report), ended_at)
-        });
+        let judged = match passage {
+            Some(passage) => passage.judge(report::verdict(&report), ended_at).await,
+            None => Judged::default(),
+        };
         let transition = match report.result {
             Ok(receipt) => Transition::Success {
                 external_id: receipt.external_id,

@@ -101,7 +101,8 @@ pub enum Change {
 pub struct Circuit {
     failures: u32,
     open: Option<OpenCircuit>,
-    probing: bool,
+    /// A probe is under way, and is taken for lost after this.
+    probing_until: Option<Timestamp>,
 }
 
 impl Circuit {
@@ -111,8 +112,45 @@ impl Circuit {
         Self {
             failures: 0,
             open: Some(open),
-            probing: false,
+            probing_until: None,
         }
+    }
+
+    /// One put together from its parts, as [`Circuit::failures`], [`Circuit::open`] and
+    /// [`Circuit::probing_until`] gave them.
+    #[must_use]
+    pub fn from_parts(
+        failures: u32,
+        open: Option<OpenCircuit>,
+        probing_until: Option<Timestamp>,
+    ) -> Self {
+        Self {
+            failures,
+            open,
+            probing_until,
+        }
+    }
+
+    /// Failures in a row while it is closed.
+    #[must_use]
+    pub fn failures(&self) -> u32 {
+        self.failures
+    }
+
+    /// What it is when it is open.
+    #[must_use]
+    pub fn open(&self) -> Option<&OpenCircuit> {
+        self.open.as_ref()
+    }
+
+    /// Until when a probe is waited for.
+    #[must_use]
+    pub fn probing_until(&self) -> Option<Timestamp> {
+        self.probing_until
+    }
+
+    fn is_probing(&self, now: Timestamp) -> bool {
+        self.probing_until.is_some_and(|until| until > now)
     }
 
     /// Closed, and no failure since the last answer.
@@ -132,23 +170,25 @@ impl Circuit {
     pub fn admission(&self, now: Timestamp) -> Admission {
         match &self.open {
             None => Admission::All,
-            Some(_) if self.probing => Admission::NobodyUntil(None),
+            Some(_) if self.is_probing(now) => Admission::NobodyUntil(None),
             Some(open) if open.next_probe_at <= now => Admission::Probe,
             Some(open) => Admission::NobodyUntil(Some(open.next_probe_at)),
         }
     }
 
-    /// A delivery sets out. True: it is the probe.
-    pub fn set_out(&mut self) -> bool {
-        let probe = self.open.is_some() && !self.probing;
-        self.probing |= probe;
+    /// A delivery sets out, and is waited for until `until`. True: it is the probe.
+    pub fn set_out(&mut self, now: Timestamp, until: Timestamp) -> bool {
+        let probe = self.open.is_some() && !self.is_probing(now);
+        if probe {
+            self.probing_until = Some(until);
+        }
         probe
     }
 
     /// The probe ended without saying anything of the destination: another one is due after the
     /// first wait.
     pub fn probe_was_lost(&mut self, policy: &CircuitPolicy, now: Timestamp) {
-        self.probing = false;
+        self.probing_until = None;
         if let Some(open) = &mut self.open {
             open.next_probe_at = now.plus(policy.wait(0));
         }
@@ -199,7 +239,7 @@ impl Circuit {
                         open.probes = open.probes.saturating_add(1);
                         open.reason = reason;
                         open.next_probe_at = next_probe_at(open.probes);
-                        self.probing = false;
+                        self.probing_until = None;
                         Change::ProbeFailed(open.clone())
                     }
                     // It set out before the circuit opened, and says nothing new.
@@ -273,9 +313,15 @@ mod tests {
                 Admission::NobodyUntil(Some(due))
             );
             assert_eq!(circuit.admission(due), Admission::Probe);
-            assert!(circuit.set_out());
-            assert!(!circuit.set_out(), "not a second one");
+            let late = due.plus(Duration::from_millis(9));
+            assert!(circuit.set_out(due, late));
+            assert!(!circuit.set_out(due, late), "not a second one");
             assert_eq!(circuit.admission(due), Admission::NobodyUntil(None));
+            assert_eq!(
+                circuit.admission(late),
+                Admission::Probe,
+                "it never came back"
+            );
             now = due.0;
             let change = judge(&mut circuit, blamed(), true, now);
             assert!(matches!(change, Change::ProbeFailed(_)), "{change:?}");
@@ -285,7 +331,7 @@ mod tests {
     #[test]
     fn an_answer_closes_it_and_the_count_begins_anew() {
         let mut circuit = opened(5);
-        assert!(circuit.set_out());
+        assert!(circuit.set_out(Timestamp(15), Timestamp(100)));
         let change = judge(&mut circuit, Verdict::Answered, true, 20);
         let Change::Closed(open) = change else {
             panic!("{change:?}");
@@ -308,7 +354,7 @@ mod tests {
     #[test]
     fn a_probe_that_says_nothing_is_followed_by_another() {
         let mut circuit = opened(0);
-        assert!(circuit.set_out());
+        assert!(circuit.set_out(Timestamp(10), Timestamp(100)));
         judge(&mut circuit, Verdict::Unknown, true, 10);
         assert_eq!(
             circuit.admission(Timestamp(10)),

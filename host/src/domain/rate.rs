@@ -20,6 +20,18 @@ impl ArrivalTime {
     pub fn is_past(self, now: Timestamp) -> bool {
         self.0 <= now.0.saturating_mul(1_000)
     }
+
+    /// The one so many microseconds beyond `now_us`.
+    #[must_use]
+    pub fn ahead(now_us: i64, ahead_us: i64) -> Self {
+        Self(now_us.saturating_add(ahead_us.max(0)))
+    }
+
+    /// How many microseconds beyond `now_us` it is; 0 when it is past.
+    #[must_use]
+    pub fn ahead_of(self, now_us: i64) -> i64 {
+        self.0.saturating_sub(now_us).max(0)
+    }
 }
 
 impl Rate {
@@ -36,10 +48,45 @@ impl Rate {
     }
 
     fn every(interval_us: i64, burst: u32) -> Self {
+        let interval_us = interval_us.max(1);
         Self {
             interval_us,
             tolerance_us: interval_us * i64::from(burst.max(1) - 1),
         }
+    }
+
+    /// Microseconds from one request to the next, at the steady rate.
+    #[must_use]
+    pub fn interval_us(self) -> i64 {
+        self.interval_us
+    }
+
+    /// How far beyond now the arrival time may be, in microseconds.
+    #[must_use]
+    pub fn tolerance_us(self) -> i64 {
+        self.tolerance_us
+    }
+
+    /// How long until one more may come, in milliseconds, rounded up, when the arrival time is so far
+    /// beyond now.
+    #[must_use]
+    pub fn wait_ms(self, ahead_us: i64) -> u64 {
+        let wait_us = ahead_us.saturating_sub(self.tolerance_us);
+        u64::try_from(wait_us).unwrap_or(0).div_ceil(1_000)
+    }
+
+    /// Takes in as many of `wanted` as there is room for: how many, and the state after them.
+    #[must_use]
+    pub fn take(self, state: ArrivalTime, now_us: i64, wanted: usize) -> (usize, ArrivalTime) {
+        let start_us = state.0.max(now_us);
+        let spare_us = now_us + self.tolerance_us - start_us;
+        if spare_us < 0 {
+            return (0, state);
+        }
+        let room = spare_us / self.interval_us + 1;
+        let granted = room.min(i64::try_from(wanted).unwrap_or(i64::MAX));
+        let after = ArrivalTime(start_us.saturating_add(granted.saturating_mul(self.interval_us)));
+        (usize::try_from(granted).unwrap_or(0), after)
     }
 
     /// How many requests may come now, at most `at_most`; or the wait in milliseconds, rounded up.
@@ -52,7 +99,7 @@ impl Rate {
         if spare_us < 0 {
             return Err(u64::try_from(-spare_us).unwrap_or(0).div_ceil(1_000));
         }
-        let room = usize::try_from(spare_us / self.interval_us.max(1) + 1).unwrap_or(usize::MAX);
+        let room = usize::try_from(spare_us / self.interval_us + 1).unwrap_or(usize::MAX);
         Ok(room.min(at_most))
     }
 

@@ -1,70 +1,59 @@
 //! What one address may send to one source.
 //!
-//! In process only: with several gateways each one counts for itself. The memory is bounded; when
-//! too many addresses send at once, those that are new share one allowance a source.
+//! Counted where `coord` counts: over all gateways, or in this process alone. When too many
+//! addresses send at once, those that are new share one allowance a source.
 
-use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::{Mutex, PoisonError};
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
 
-use crate::domain::clock::Timestamp;
+use crate::coord::{Ask, Coord};
 use crate::domain::id::SourceId;
-use crate::domain::rate::{ArrivalTime, Rate};
+use crate::domain::rate::Rate;
 
-const KEYS_MAX: usize = 50_000;
 /// Names that one address may guess.
 const UNKNOWN_PER_MINUTE: u32 = 60;
 
-type Key = (Option<SourceId>, IpAddr);
-
-/// The state of every address that sent lately.
-#[derive(Default)]
+/// What every address sent lately.
 pub struct Limiter {
-    states: Mutex<HashMap<Key, ArrivalTime>>,
+    coord: Arc<dyn Coord>,
 }
 
 impl Limiter {
+    /// Counts in `coord`.
+    #[must_use]
+    pub fn new(coord: Arc<dyn Coord>) -> Self {
+        Self { coord }
+    }
+
     /// Takes one webhook in, or says how many milliseconds to wait.
     ///
     /// # Errors
     /// The wait.
-    pub fn admit(
-        &self,
-        source: SourceId,
-        rate: Rate,
-        from: IpAddr,
-        now: Timestamp,
-    ) -> Result<(), u64> {
-        self.take(Some(source), rate, from, now)
+    pub async fn admit(&self, source: SourceId, rate: Rate, from: IpAddr) -> Result<(), u64> {
+        self.take(format!("source/{source}"), rate, from).await
     }
 
     /// The same for a name that is no source's.
     ///
     /// # Errors
     /// The wait.
-    pub fn admit_unknown(&self, from: IpAddr, now: Timestamp) -> Result<(), u64> {
+    pub async fn admit_unknown(&self, from: IpAddr) -> Result<(), u64> {
         let rate = Rate::per_minute(UNKNOWN_PER_MINUTE, UNKNOWN_PER_MINUTE);
-        self.take(None, rate, from, now)
+        self.take("no-source".to_owned(), rate, from).await
     }
 
-    fn take(
-        &self,
-        source: Option<SourceId>,
-        rate: Rate,
-        from: IpAddr,
-        now: Timestamp,
-    ) -> Result<(), u64> {
-        let mut key = (source, network(from));
-        let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
-        if states.len() >= KEYS_MAX && !states.contains_key(&key) {
-            states.retain(|_, state| !state.is_past(now));
-            if states.len() >= KEYS_MAX {
-                key.1 = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-            }
+    async fn take(&self, family: String, rate: Rate, from: IpAddr) -> Result<(), u64> {
+        let ask = Ask {
+            key: format!("{family}/{}", network(from)),
+            rate,
+            wanted: 1,
+            ahead_us: 0,
+        };
+        match self.coord.book(&[ask]).await.as_deref() {
+            Ok([booked]) if booked.granted == 0 => Err(rate.wait_ms(booked.ahead_us).max(1)),
+            // Whoever cannot count turns nobody away.
+            _ => Ok(()),
         }
-        let state = states.get(&key).copied().unwrap_or_default();
-        states.insert(key, rate.admit(state, now)?);
-        Ok(())
     }
 }
 
@@ -82,42 +71,46 @@ fn network(address: IpAddr) -> IpAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::coord::memory::Memory;
+    use crate::domain::clock::{Clock, Timestamp};
     use crate::domain::id::IdGenerator;
 
-    #[test]
-    fn addresses_and_sources_are_apart_and_a_network_is_one() {
-        let limiter = Limiter::default();
-        let now = Timestamp(1_000_000);
-        let ids = IdGenerator::default();
-        let (a, b): (SourceId, SourceId) = (ids.next(now, || 1), ids.next(now, || 1));
-        let rate = Rate::per_minute(60, 1);
-        let admit = |source, from: &str| {
-            limiter.admit(source, rate, from.parse().expect("an address"), now)
-        };
-        assert_eq!(admit(a, "192.0.2.1"), Ok(()));
-        assert_eq!(admit(a, "192.0.2.1"), Err(1_000));
-        assert_eq!(admit(a, "::ffff:192.0.2.1"), Err(1_000), "the same address");
-        assert_eq!(admit(a, "192.0.2.2"), Ok(()));
-        assert_eq!(admit(b, "192.0.2.1"), Ok(()));
-        assert_eq!(admit(a, "2001:db8::1"), Ok(()));
-        assert_eq!(admit(a, "2001:db8::ffff:2"), Err(1_000));
-        assert_eq!(admit(a, "2001:db8:0:1::1"), Ok(()));
+    struct Still;
+
+    impl Clock for Still {
+        fn now(&self) -> Timestamp {
+            Timestamp(1_000_000)
+        }
     }
 
-    #[test]
-    fn a_flood_of_addresses_does_not_grow_the_memory() {
-        let limiter = Limiter::default();
-        let now = Timestamp(1_000_000);
-        let source: SourceId = IdGenerator::default().next(now, || 1);
-        let rate = Rate::per_minute(1, 1);
-        let refused = (0..60_000_u32)
-            .filter(|number| {
-                let from = IpAddr::V4(Ipv4Addr::from_bits(0x0a00_0000 + number));
-                limiter.admit(source, rate, from, now).is_err()
-            })
-            .count();
-        let kept = limiter.states.lock().expect("lock").len();
-        assert!(kept <= KEYS_MAX + 1, "{kept}");
-        assert_eq!(refused, 60_000 - kept);
+    #[tokio::test]
+    async fn addresses_and_sources_are_apart_and_a_network_is_one() {
+        let limiter = Limiter::new(Arc::new(Memory::new(Arc::new(Still))));
+        let ids = IdGenerator::default();
+        let (a, b): (SourceId, SourceId) =
+            (ids.next(Still.now(), || 1), ids.next(Still.now(), || 1));
+        for (source, from, expected) in [
+            (a, "192.0.2.1", Ok(())),
+            (a, "192.0.2.1", Err(1_000)),
+            // The same address.
+            (a, "::ffff:192.0.2.1", Err(1_000)),
+            (a, "192.0.2.2", Ok(())),
+            (b, "192.0.2.1", Ok(())),
+            (a, "2001:db8::1", Ok(())),
+            (a, "2001:db8::ffff:2", Err(1_000)),
+            (a, "2001:db8:0:1::1", Ok(())),
+        ] {
+            let address = from.parse().expect("an address");
+            let admitted = limiter
+                .admit(source, Rate::per_minute(60, 1), address)
+                .await;
+            assert_eq!(admitted, expected, "{from}");
+        }
+        for _ in 0..UNKNOWN_PER_MINUTE {
+            let address = "192.0.2.1".parse().expect("an address");
+            assert_eq!(limiter.admit_unknown(address).await, Ok(()));
+        }
+        let address = "192.0.2.1".parse().expect("an address");
+        assert_eq!(limiter.admit_unknown(address).await, Err(1_000));
     }
 }

@@ -19,6 +19,7 @@ use http::HeaderMap;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
+use crate::coord::markers::MarkerKey;
 use crate::dispatch::accept::{Accepter, Emit};
 use crate::dispatch::open_source::OpenSource;
 use crate::dispatch::operational;
@@ -118,18 +119,18 @@ impl Ingress {
     ///
     /// # Errors
     /// `UnknownSource`, `Disabled`, `RateLimited`.
-    pub fn admit(&self, name: &str, from: IpAddr) -> Result<Arc<OpenSource>, Refusal> {
-        let now = self.accepter.clock.now();
+    pub async fn admit(&self, name: &str, from: IpAddr) -> Result<Arc<OpenSource>, Refusal> {
         let snapshot = self.accepter.snapshots.current();
         let limited = |retry_after_ms| Refusal::RateLimited { retry_after_ms };
         let Some(open) = snapshot.sources.get(name) else {
             // Whoever guesses names is slowed down, too.
-            self.limiter.admit_unknown(from, now).map_err(limited)?;
+            self.limiter.admit_unknown(from).await.map_err(limited)?;
             return Err(Refusal::UnknownSource(name.chars().take(64).collect()));
         };
         let source = &open.source;
         self.limiter
-            .admit(source.id, source.rate(), from, now)
+            .admit(source.id, source.rate(), from)
+            .await
             .map_err(limited)?;
         if !source.enabled {
             return Err(Refusal::Disabled);
@@ -246,10 +247,23 @@ impl Ingress {
                 return self.store_eventless(webhook).await;
             }
         };
+        let keys = match keys(open, &webhook, &normalized) {
+            Ok(keys) => keys,
+            Err(reason) => {
+                (webhook.state, webhook.reason) = (WebhookState::Failed, Some(reason));
+                return self.store_eventless(webhook).await;
+            }
+        };
+        if let Some(events) = self.known(&keys).await {
+            webhook.state = WebhookState::Duplicate;
+            (webhook.reason, webhook.events) = (None, events);
+            return self.store_eventless(webhook).await;
+        }
         self.register_missing(open, &normalized).await?;
         let mut snapshot = self.accepter.snapshots.current();
         for _ in 0..MATCH_TRIES_MAX {
-            let events = match self.events(&snapshot, open, &webhook, &normalized).await {
+            let events = self.events(&snapshot, &webhook, &normalized, &keys).await;
+            let events = match events {
                 Ok(events) => events,
                 Err(reason) => {
                     (webhook.state, webhook.reason) = (WebhookState::Failed, Some(reason));
@@ -276,6 +290,10 @@ impl Ingress {
                     if state == WebhookState::Accepted {
                         announcement.make(queue);
                     }
+                    for (key, event) in keys.iter().zip(&events) {
+                        let marker = marker(key);
+                        self.accepter.markers.remember(marker, &[*event]);
+                    }
                     return Ok(Receipt {
                         id: webhook.id,
                         state,
@@ -287,6 +305,16 @@ impl Ingress {
             }
         }
         Err(catalogue_unsteady().into())
+    }
+
+    /// The events of a webhook all of whose keys have a marker.
+    async fn known(&self, keys: &[String]) -> Option<Vec<EventId>> {
+        let mut events = Vec::with_capacity(keys.len());
+        for key in keys {
+            let known = self.accepter.markers.known(&marker(key)).await?;
+            events.extend(known.first());
+        }
+        Some(events)
     }
 
     /// Puts a webhook on record that makes no event.
@@ -347,40 +375,57 @@ impl Ingress {
         edit.done().await
     }
 
-    /// The events of a webhook with their keys, or why there are none.
+    /// The events of a webhook, or why there are none.
     async fn events(
         &self,
         snapshot: &Snapshot,
-        open: &OpenSource,
         webhook: &InboundWebhook,
         normalized: &[NormalizedEvent],
+        keys: &[String],
     ) -> Result<Vec<KeyedEvent>, String> {
-        let mut keyed: Vec<KeyedEvent> = Vec::with_capacity(normalized.len());
-        for (index, event) in normalized.iter().enumerate() {
+        let mut keyed = Vec::with_capacity(normalized.len());
+        for (index, (event, key)) in normalized.iter().zip(keys).enumerate() {
             let emit = emit(event).map_err(|reason| format!("event {index}: {reason}"))?;
             let prepared = self
                 .accepter
                 .event(snapshot, &emit, webhook.received_at)
                 .await
                 .map_err(|violations| format!("event {index}: {}", first(&violations)))?;
-            let name = open.source.name.as_str();
-            let key = match &event.external_id {
-                Some(id) => format!("{name}:{id}"),
-                None if index == 0 => format!("{name}:payload:{}", payload_hash(&webhook.body)),
-                None => format!("{name}:payload:{}:{index}", payload_hash(&webhook.body)),
-            };
-            if keyed.iter().any(|earlier| earlier.key == key) {
-                return Err(format!(
-                    "event {index}: external-id: the same as an earlier event's of this webhook"
-                ));
-            }
             keyed.push(KeyedEvent {
-                key,
+                key: key.clone(),
                 event: prepared,
             });
         }
         Ok(keyed)
     }
+}
+
+/// What makes each event of a webhook unique, or why one is not.
+fn keys(
+    open: &OpenSource,
+    webhook: &InboundWebhook,
+    normalized: &[NormalizedEvent],
+) -> Result<Vec<String>, String> {
+    let name = open.source.name.as_str();
+    let mut keys: Vec<String> = Vec::with_capacity(normalized.len());
+    for (index, event) in normalized.iter().enumerate() {
+        let key = match &event.external_id {
+            Some(id) => format!("{name}:{id}"),
+            None if index == 0 => format!("{name}:payload:{}", payload_hash(&webhook.body)),
+            None => format!("{name}:payload:{}:{index}", payload_hash(&webhook.body)),
+        };
+        if keys.contains(&key) {
+            return Err(format!(
+                "event {index}: external-id: the same as an earlier event's of this webhook"
+            ));
+        }
+        keys.push(key);
+    }
+    Ok(keys)
+}
+
+fn marker(key: &str) -> MarkerKey {
+    MarkerKey::new(&[b"webhook", key.as_bytes()])
 }
 
 fn catalogue_unsteady() -> StoreError {

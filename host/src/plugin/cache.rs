@@ -1,13 +1,21 @@
 //! Small values that outlive a call, kept apart per provider and scope.
 //!
-//! In process only: a guest must live without them, and every gateway process has its own.
+//! What this process put. Where processes share values (`coord`), they are read from there, and this
+//! is the count of what each process may put. A guest must live without them.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use sha2::{Digest as _, Sha256};
+
+use super::state::CallContext;
+use crate::coord::sealed::SealedValues;
+
 const KEY_BYTES_MAX: usize = 256;
-const TTL_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+pub(super) const TTL_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 struct Entry {
     value: Vec<u8>,
@@ -95,6 +103,23 @@ impl Entries {
             alive
         });
     }
+}
+
+/// Where a value is that other processes share, and under which key: each version of a provider
+/// begins with an empty cache. A preview shares nothing.
+pub(super) fn shared_cache<'a>(
+    context: &'a CallContext,
+    key: &str,
+) -> Option<(&'a SealedValues, String)> {
+    let values = context.shared.as_deref()?;
+    if context.preview.is_some() {
+        return None;
+    }
+    let digest = URL_SAFE_NO_PAD.encode(Sha256::digest(key));
+    let (provider, version) = (&context.provider, &context.version);
+    let scope = &context.cache_scope;
+    let shared_key = format!("cache/{provider}/{version}/{scope}/{digest}");
+    Some((values, shared_key))
 }
 
 #[cfg(test)]

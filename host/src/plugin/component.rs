@@ -16,6 +16,7 @@ use super::call::{self, AsyncCall};
 use super::engine::{LoadedCode, Sandbox};
 use super::limits::Limits;
 use super::oauth2::TokenCache;
+use super::shared_options::SharedOptions;
 use super::state::{CallContext, CallShared, CallState, EffectivePermissions, MESSAGE_BYTES_MAX};
 use super::world::World;
 use super::{
@@ -121,7 +122,22 @@ impl LoadedComponent {
             call.cache_scope.clone(),
             None,
         );
-        self.run(context, Options(call)).await
+        let Some(values) = &self.sandbox.shared else {
+            return self.run(context, Options(call)).await;
+        };
+        let place = SharedOptions::of(values, &self.id, &self.version, &call);
+        if let Some(known) = place.get().await {
+            return CallReport {
+                result: Ok(known),
+                version: self.version.clone(),
+                ..CallReport::failed(CallFailure::Unavailable(String::new()))
+            };
+        }
+        let report = self.run(context, Options(call)).await;
+        if let Ok(options) = &report.result {
+            place.put(options).await;
+        }
+        report
     }
 
     /// Brings a document up to the current schema version.
@@ -157,6 +173,8 @@ impl LoadedComponent {
             cache: self.cache.clone(),
             tokens: self.tokens.clone(),
             cache_scope,
+            shared: self.sandbox.shared.clone(),
+            version: self.version.clone(),
             egress: self.sandbox.egress.clone(),
             config,
             connection,
@@ -202,6 +220,8 @@ pub async fn describe(sandbox: &Sandbox, code: &LoadedCode) -> Result<Descriptor
         cache: Arc::default(),
         tokens: Arc::default(),
         cache_scope: "describe".into(),
+        shared: None,
+        version: "".into(),
         egress: sandbox.egress.clone(),
         config: GuestDocument::default(),
         connection: None,

@@ -13,6 +13,7 @@ use super::artefact::TrustedArtefact;
 use super::bindings::Provider;
 use super::state::CallState;
 use super::world::{self, WorldPre};
+use crate::coord::sealed::SealedValues;
 use crate::egress::Egress;
 
 /// Length of an epoch: a spinning guest holds a thread for so long before it yields, and CPU
@@ -84,6 +85,8 @@ pub struct Sandbox {
     linker: Linker<CallState>,
     config: SandboxConfig,
     pub(super) egress: Arc<Egress>,
+    /// What guests and tokens share with other processes.
+    pub(super) shared: Option<Arc<SealedValues>>,
     /// One permit a pool slot: a call waits here instead of failing in the pool.
     pub(super) slots: Arc<Semaphore>,
     /// Calls that compute for long take turns here.
@@ -162,7 +165,17 @@ impl Sandbox {
             linker,
             config,
             egress,
+            shared: None,
         })
+    }
+
+    /// With caches that other processes share.
+    #[must_use]
+    pub fn sharing(self, shared: Option<SealedValues>) -> Self {
+        Self {
+            shared: shared.map(Arc::new),
+            ..self
+        }
     }
 
     /// Changes whenever artefacts of another engine would not run here.

@@ -18,6 +18,7 @@ use sha2::Sha256;
 use wasmtime::component::Resource;
 
 use super::bindings::hookport::provider::{cache, http as wit, log, secrets, types};
+use super::cache::{TTL_MAX, shared_cache};
 use super::state::{CallShared, CallState, MESSAGE_BYTES_MAX, SecretHandle};
 use crate::egress::{EgressBody, EgressError, EgressRequest};
 
@@ -102,26 +103,42 @@ impl log::Host for CallState {
 impl cache::Host for CallState {
     async fn get(&mut self, key: String) -> wasmtime::Result<Option<Vec<u8>>> {
         let context = &self.shared.context;
-        Ok(context
-            .cache
-            .get(&context.cache_scope, &key, Instant::now()))
+        let Some((values, shared_key)) = shared_cache(context, &key) else {
+            let scope = &context.cache_scope;
+            return Ok(context.cache.get(scope, &key, Instant::now()));
+        };
+        self.shared.end_turn();
+        let opened = values.get(&shared_key).await;
+        Ok(opened.map(|opened| opened.value.to_vec()))
     }
 
     async fn set(&mut self, key: String, value: Vec<u8>, ttl_ms: u64) -> wasmtime::Result<bool> {
         let context = &self.shared.context;
-        Ok(context.cache.set(
+        let ttl = Duration::from_millis(ttl_ms).min(TTL_MAX);
+        let shared = shared_cache(context, &key).map(|shared| (shared, value.clone()));
+        // What this process put counts against its bound, wherever it is read from.
+        let is_set = context.cache.set(
             &context.cache_scope,
             &key,
             value,
-            Duration::from_millis(ttl_ms),
+            ttl,
             Instant::now(),
             context.limits.cache_bytes_max,
-        ))
+        );
+        if let Some(((values, shared_key), value)) = shared.filter(|_| is_set) {
+            self.shared.end_turn();
+            values.put(&shared_key, &value, ttl).await;
+        }
+        Ok(is_set)
     }
 
     async fn delete(&mut self, key: String) -> wasmtime::Result<()> {
         let context = &self.shared.context;
         context.cache.delete(&context.cache_scope, &key);
+        if let Some((values, shared_key)) = shared_cache(context, &key) {
+            self.shared.end_turn();
+            values.remove(&shared_key).await;
+        }
         Ok(())
     }
 }

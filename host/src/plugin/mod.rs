@@ -21,6 +21,8 @@ mod oauth2;
 pub mod preinitialize;
 pub mod registry;
 pub mod sanitize;
+mod shared_options;
+mod shared_token;
 pub mod source;
 mod state;
 mod stdio;

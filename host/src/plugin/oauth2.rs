@@ -3,8 +3,8 @@
 //! A token reaches the guest as the handle of a secret, so that neither it nor the credentials
 //! behind it are ever in the guest's memory. Tokens are kept per provider and connection, under a
 //! hash of the whole request, credentials included: changed credentials never meet an old token.
-//! Nothing is kept beyond the process; a server that replaces refresh tokens is followed in memory
-//! only.
+//! Where processes share values (`coord`), one fetches a token for all, and a server that replaces
+//! refresh tokens is followed by all; else neither is kept beyond the process.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,6 +23,7 @@ use wasmtime::component::Resource;
 use zeroize::Zeroizing;
 
 use super::bindings::hookport::provider::oauth2 as wit;
+use super::shared_token::{SharedToken, Turn};
 use super::state::{CallShared, CallState, MESSAGE_BYTES_MAX, SecretHandle};
 use crate::egress::{EgressBody, EgressError, EgressRequest};
 
@@ -199,8 +200,13 @@ impl wit::Host for CallState {
     async fn forget(&mut self, request: wit::TokenRequest) -> wasmtime::Result<()> {
         let credentials = self.credentials(request)?;
         let context = &self.shared.context;
-        let slot = context.tokens.slot(credentials.key(&context.cache_scope));
+        let key = credentials.key(&context.cache_scope);
+        let slot = context.tokens.slot(key);
         let mut slot = slot.lock().await;
+        if let Some(shared) = SharedToken::of(&self.shared, &key) {
+            let known = slot.token.as_ref().map(|token| token.as_str());
+            shared.forget(known).await;
+        }
         (slot.token, slot.expires) = (None, None);
         Ok(())
     }
@@ -235,7 +241,8 @@ async fn obtain(
         // A made-up token must not get into the cache, nor a real one be fetched.
         return Ok(Zeroizing::new(PREVIEW_TOKEN.to_owned()));
     }
-    let slot = context.tokens.slot(credentials.key(&context.cache_scope));
+    let key = credentials.key(&context.cache_scope);
+    let slot = context.tokens.slot(key);
     shared.end_turn();
     let mut slot = slot.lock().await;
     if let (Some(token), Some(expires)) = (&slot.token, slot.expires)
@@ -243,6 +250,43 @@ async fn obtain(
     {
         return Ok(token.clone());
     }
+    let Some(place) = SharedToken::of(shared, &key) else {
+        let lifetime = renew(shared, credentials, &mut slot).await?;
+        return Ok(slot.keep(lifetime));
+    };
+    let proof = match place.turn().await {
+        Turn::Given(token, left) => {
+            slot.token = Some(token);
+            return Ok(slot.keep(left));
+        }
+        Turn::Fetch(proof) => proof,
+    };
+    if let Some(latest) = place.refresh_token().await {
+        slot.refresh_token = Some(latest);
+    }
+    let renewed = renew(shared, credentials, &mut slot).await;
+    if let (Ok(lifetime), Some(token)) = (&renewed, &slot.token) {
+        let refresh = slot.refresh_token.as_ref().map(|token| token.as_str());
+        place.give(proof, token, *lifetime, refresh).await;
+    }
+    place.end(proof).await;
+    Ok(slot.keep(renewed?))
+}
+
+impl Slot {
+    /// Keeps the token for so long, and hands it out.
+    fn keep(&mut self, lifetime: Duration) -> Zeroizing<String> {
+        self.expires = Some(Instant::now() + lifetime);
+        self.token.clone().unwrap_or_default()
+    }
+}
+
+/// Fetches a token into `slot`: how long it may be used.
+async fn renew(
+    shared: &Arc<CallShared>,
+    credentials: &Credentials,
+    slot: &mut Slot,
+) -> Result<Duration, wit::Error> {
     let refresh = slot
         .refresh_token
         .clone()
@@ -259,13 +303,11 @@ async fn obtain(
         .and_then(|value| value.as_u64().or_else(|| value.as_str()?.parse().ok()))
         .map_or(LIFETIME_DEFAULT, Duration::from_secs)
         .min(LIFETIME_MAX);
-    slot.expires = Some(Instant::now() + lifetime.saturating_sub(MARGIN.min(lifetime / 2)));
-    let token = Zeroizing::new(granted.access_token);
-    slot.token = Some(token.clone());
+    slot.token = Some(Zeroizing::new(granted.access_token));
     if let Some(token) = granted.refresh_token {
         slot.refresh_token = Some(Zeroizing::new(token));
     }
-    Ok(token)
+    Ok(lifetime.saturating_sub(MARGIN.min(lifetime / 2)))
 }
 
 async fn fetch(

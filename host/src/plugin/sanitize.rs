@@ -8,6 +8,7 @@ use aho_corasick::{AhoCorasick, MatchKind};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use regex::Regex;
+use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
 /// What stands where a secret stood.
@@ -38,6 +39,21 @@ impl SecretSet {
             values,
             masker: OnceLock::new(),
         }
+    }
+
+    /// A digest of all of them: another one when any is another.
+    pub(super) fn fingerprint(&self) -> [u8; 32] {
+        let mut sorted: Vec<_> = self.values.iter().collect();
+        sorted.sort_unstable_by_key(|(handle, _)| *handle);
+        let mut hash = Sha256::new();
+        for part in sorted
+            .into_iter()
+            .flat_map(|(handle, secret)| [handle.as_bytes(), secret.as_bytes()])
+        {
+            hash.update(u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
+            hash.update(part);
+        }
+        hash.finalize().into()
     }
 
     /// The secret behind `handle`.

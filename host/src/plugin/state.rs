@@ -18,6 +18,7 @@ use super::oauth2::TokenCache;
 use super::sanitize::{SecretSet, sanitize};
 use super::stdio::GuestOutput;
 use super::wasi_http::Hooks;
+use crate::coord::sealed::SealedValues;
 use crate::domain::delivery::LogLine;
 use crate::domain::provider::ProviderId;
 use crate::egress::{
@@ -98,6 +99,10 @@ pub(super) struct CallContext {
     pub(super) cache: Arc<GuestCache>,
     pub(super) tokens: Arc<TokenCache>,
     pub(super) cache_scope: Arc<str>,
+    /// `None`: the caches are this process's own.
+    pub(super) shared: Option<Arc<SealedValues>>,
+    /// The component's.
+    pub(super) version: Arc<str>,
     pub(super) egress: Arc<Egress>,
     pub(super) config: GuestDocument,
     pub(super) connection: Option<GuestDocument>,

@@ -12,6 +12,9 @@ use super::stage::Stage;
 use super::time::{MachineClock, bits, jitter};
 use super::world::{Life, Wire, World};
 use crate::config::ProcessRole;
+use crate::coord::Coord;
+use crate::coord::markers::Markers;
+use crate::coord::memory::Memory;
 use crate::dispatch::{Accepter, Ids, Programs, Replayer, Snapshots, Worker, WorkerConfig};
 use crate::domain::clock::{Clock, Timestamp};
 use crate::domain::delivery::{LeaseResult, Transition};
@@ -156,6 +159,7 @@ impl Process {
                 clock: clock.clone(),
             });
         }
+        let coord: Arc<dyn Coord> = Arc::new(Memory::new(clock.clone()));
         let accepter = Arc::new(Accepter {
             store: store.clone(),
             queue: queue.clone(),
@@ -164,6 +168,7 @@ impl Process {
             ids: ids.clone(),
             programs: Arc::new(Programs::new(destinations.clone())),
             metrics,
+            markers: Markers::new(coord.clone(), store.clone()),
         });
         let process = Self {
             life: life.clone(),
@@ -171,6 +176,7 @@ impl Process {
                 store: store.clone(),
                 queue: queue.clone(),
                 accepter: accepter.clone(),
+                coord: coord.clone(),
                 clock: clock.clone(),
                 wake: Notify::new(),
             }),
@@ -181,12 +187,12 @@ impl Process {
             accepter,
         };
         if machine.role != ProcessRole::Api {
-            process.work(queue, destinations.clone());
+            process.work(queue, coord, destinations.clone());
         }
         Ok(process)
     }
 
-    fn work(&self, queue: Arc<dyn Queue>, providers: Arc<Destinations>) {
+    fn work(&self, queue: Arc<dyn Queue>, coord: Arc<dyn Coord>, providers: Arc<Destinations>) {
         let worker = Arc::new(Worker {
             queue,
             providers,
@@ -194,6 +200,7 @@ impl Process {
             catalog: self.store.clone(),
             vault: Arc::new(Vault::new(&MasterKey::from_bytes([7; 32]), &[])),
             accepter: self.accepter.clone(),
+            coord,
             clock: self.clock.clone(),
             jitter,
             config: WorkerConfig {

@@ -24,7 +24,7 @@ pub struct KeyedEvent {
 #[derive(Clone, Debug)]
 pub struct ReceiveRequest {
     /// The webhook. When it has events, its state and its list of events are decided by the store:
-    /// those whose key is known are not accepted again.
+    /// those whose key is known are not accepted again. When it has none, both are kept as they are.
     pub webhook: InboundWebhook,
     /// The events.
     pub events: Vec<KeyedEvent>,

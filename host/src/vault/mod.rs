@@ -16,6 +16,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chacha20poly1305::aead::{Aead, KeyInit, Payload};
 use chacha20poly1305::{XChaCha20Poly1305, XNonce};
+use hmac::{Hmac, Mac as _};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
@@ -48,6 +49,7 @@ pub enum VaultError {
 /// Seals and opens secrets with a ring of master keys.
 pub struct Vault {
     current: String,
+    blinding: Zeroizing<[u8; 32]>,
     ciphers: BTreeMap<String, XChaCha20Poly1305>,
 }
 
@@ -77,8 +79,23 @@ impl Vault {
             .collect();
         Self {
             current: key_id(current),
+            blinding: Zeroizing::new(
+                Sha256::new_with_prefix(b"hookport vault blinding\0")
+                    .chain_update(current.bytes())
+                    .finalize()
+                    .into(),
+            ),
             ciphers,
         }
+    }
+
+    /// A digest of `text` that only who has the current master key can make (HMAC-SHA256).
+    #[must_use]
+    pub fn blind(&self, text: &str) -> String {
+        // A key of any length is taken.
+        let mac = Hmac::<Sha256>::new_from_slice(&*self.blinding);
+        let digest = mac.map(|mac| mac.chain_update(text).finalize().into_bytes());
+        digest.map_or_else(|_| String::new(), |digest| URL_SAFE_NO_PAD.encode(digest))
     }
 
     /// Seals `secret` for one place of one row, such as `subscription/sub_…` and `/auth/token`.

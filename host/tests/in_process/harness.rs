@@ -12,6 +12,9 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, Request, header};
 use hookport::api::{Api, HealthCheck, new_key, router};
+use hookport::coord::Coord;
+use hookport::coord::markers::Markers;
+use hookport::coord::memory::Memory;
 use hookport::dispatch::{
     Accepter, Ids, Programs, Replayer, Snapshots, Worker, WorkerConfig, operational,
 };
@@ -359,6 +362,7 @@ pub struct Gateway {
     pub providers: Arc<FakeProviders>,
     pub healthy: Arc<AtomicBool>,
     accepter: Arc<Accepter>,
+    coord: Arc<dyn Coord>,
     vault: Arc<Vault>,
     clock: Arc<ManualClock>,
     router: Router,
@@ -443,6 +447,7 @@ impl Gateway {
         ));
         let snapshots = Arc::new(Snapshots::load(store.clone()).await.expect("a snapshot"));
         let providers = Arc::new(FakeProviders::new());
+        let coord: Arc<dyn Coord> = Arc::new(Memory::new(dyn_clock.clone()));
         let accepter = Arc::new(Accepter {
             store: store.clone(),
             queue: queue.clone(),
@@ -451,6 +456,7 @@ impl Gateway {
             ids: ids.clone(),
             programs: Arc::new(Programs::new(providers.clone())),
             metrics: Arc::default(),
+            markers: Markers::new(coord.clone(), store.clone()),
         });
         let vault = Arc::new(Vault::new(&MasterKey::from_bytes([7; 32]), &[]));
         let healthy = Arc::new(AtomicBool::new(true));
@@ -461,12 +467,13 @@ impl Gateway {
             accepter: accepter.clone(),
             sources: providers.clone(),
             vault: vault.clone(),
-            limiter: Limiter::default(),
+            limiter: Limiter::new(coord.clone()),
         });
         let replayer = Arc::new(Replayer {
             store: store.clone(),
             queue: queue.clone(),
             accepter: accepter.clone(),
+            coord: coord.clone(),
             clock: dyn_clock.clone(),
             wake: tokio::sync::Notify::new(),
         });
@@ -503,6 +510,7 @@ impl Gateway {
             providers,
             healthy,
             accepter,
+            coord,
             vault,
             clock,
             router: router(api),
@@ -520,6 +528,7 @@ impl Gateway {
             catalog: self.store.clone(),
             vault: self.vault.clone(),
             accepter: self.accepter.clone(),
+            coord: self.coord.clone(),
             clock: self.clock.clone(),
             jitter: || 0.0,
             config,

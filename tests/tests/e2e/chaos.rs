@@ -29,6 +29,8 @@ pub(super) struct Sent {
     pub(super) next: AtomicU64,
     /// Number to event id, of every event that was answered 202 or 200.
     pub(super) accepted: Mutex<BTreeMap<u64, String>>,
+    /// Answers 503.
+    pub(super) refused: AtomicU64,
     pub(super) stop: AtomicBool,
 }
 
@@ -91,13 +93,11 @@ pub(super) async fn emitter(sent: Arc<Sent>, mut gateway: watch::Receiver<Option
                         .insert(number, id);
                     break;
                 }
-                Ok(answer) => assert!(
-                    answer.status == 503,
-                    "{}: {} {}",
-                    answer.call,
-                    answer.status,
-                    answer.text
-                ),
+                Ok(answer) => {
+                    let (call, text) = (&answer.call, &answer.text);
+                    assert!(answer.status == 503, "{call}: {} {text}", answer.status);
+                    sent.refused.fetch_add(1, Ordering::Relaxed);
+                }
                 // It was killed under way: known by the key alone.
                 Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
             }

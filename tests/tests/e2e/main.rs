@@ -9,6 +9,7 @@ mod catalogue;
 mod chaos;
 mod chat;
 mod command_line;
+mod coordination;
 mod delivery;
 mod flow;
 mod hostile_receivers;

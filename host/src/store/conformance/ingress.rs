@@ -120,6 +120,33 @@ pub(crate) async fn a_webhook_and_its_events_are_on_record_together(store: &dyn 
     assert_eq!(store.webhook(id).await.expect("read"), None);
 }
 
+pub(crate) async fn a_webhook_known_to_be_a_duplicate_names_the_events_of_the_first(
+    store: &dyn Store,
+) {
+    let fixture = Fixture::new();
+    let source = fixture.id(T0);
+    let first: EventId = fixture.id(T0);
+    let webhook = InboundWebhook {
+        state: WebhookState::Duplicate,
+        reason: None,
+        events: vec![first],
+        ..webhook(&fixture, source, T0)
+    };
+    let request = ReceiveRequest {
+        webhook: webhook.clone(),
+        events: Vec::new(),
+        deliveries: Vec::new(),
+        queued_for: None,
+        epoch: store.epoch().await.expect("epoch"),
+    };
+    let answer = done(store.receive(request).await.expect("received"));
+    assert_eq!(answer, (WebhookState::Duplicate, vec![first]));
+    let stored = store.webhook(webhook.id).await.expect("read");
+    let stored = stored.expect("there");
+    assert_eq!((stored.state, stored.events), answer);
+    assert!(stored.body.is_empty(), "the first one has it");
+}
+
 pub(crate) async fn what_happened_once_is_accepted_once_among_fifty_webhooks_at_once(
     store: &dyn Store,
 ) {

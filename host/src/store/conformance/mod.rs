@@ -97,6 +97,7 @@ macro_rules! cases {
             grants_and_keys_come_back_as_they_were_put,
             a_webhook_and_its_events_are_on_record_together,
             what_happened_once_is_accepted_once_among_fifty_webhooks_at_once,
+            a_webhook_known_to_be_a_duplicate_names_the_events_of_the_first,
             a_webhook_that_failed_can_take_its_events_later,
             webhooks_are_filtered_before_the_page_is_cut,
             only_the_last_rejections_of_a_source_are_kept,

@@ -201,6 +201,9 @@ impl Tables {
                 fresh.push(keyed.event.clone());
             }
         }
+        if request.events.is_empty() {
+            ids.clone_from(&request.webhook.events);
+        }
         let mut deliveries = request.deliveries;
         deliveries.retain(|new| fresh.iter().any(|event| event.id == new.event_id));
         self.insert(&fresh, &deliveries, at)?;

@@ -77,6 +77,10 @@ async fn receive(connection: &mut DbConnection, request: &ReceiveRequest) -> Res
             }
         }
     }
+    if request.events.is_empty() {
+        // Known to be accepted before, if there are any.
+        events.clone_from(&request.webhook.events);
+    }
     let state = match (request.events.is_empty(), fresh.events.is_empty()) {
         (true, _) => request.webhook.state,
         (false, true) => WebhookState::Duplicate,

@@ -1,0 +1,4 @@
+-- KEYS: the lock. ARGV: its holder's token, ttl in ms; 0 releases it.
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+if ARGV[2] == '0' then redis.call('DEL', KEYS[1]) else redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
+return 1
