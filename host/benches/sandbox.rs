@@ -19,6 +19,10 @@ use hookport_guest_echo::Echo;
 use hookport_sdk::testing::{TestEvent, TestHost};
 use serde_json::json;
 
+/// As in the gateway.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// No request: what is measured is the engine.
 const SCRIPT: &str = r#"
 async function deliver(event, ctx) {

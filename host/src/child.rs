@@ -165,8 +165,37 @@ impl GatewayChild {
         providers: &Path,
         engines: Engines<'_>,
     ) -> Result<Self, ChildError> {
+        let key_file = scratch.join("data/admin.key");
+        let key = || {
+            fs::read_to_string(&key_file)
+                .map_err(io_error(format!("cannot read {}", key_file.display())))
+        };
+        Self::spawn(scratch, providers, engines, "all", key).await
+    }
+
+    /// Starts a process that delivers what others accept, and waits until it listens. Its API
+    /// answers health alone.
+    ///
+    /// # Errors
+    /// As for [`GatewayChild::start`].
+    pub async fn start_worker(
+        scratch: &Path,
+        providers: &Path,
+        engines: Engines<'_>,
+    ) -> Result<Self, ChildError> {
+        fs::create_dir_all(scratch)
+            .map_err(io_error(format!("cannot create {}", scratch.display())))?;
+        Self::spawn(scratch, providers, engines, "worker", || Ok(String::new())).await
+    }
+
+    async fn spawn(
+        scratch: &Path,
+        providers: &Path,
+        engines: Engines<'_>,
+        role: &str,
+        key: impl FnOnce() -> Result<String, ChildError>,
+    ) -> Result<Self, ChildError> {
         let log = scratch.join("gateway.log");
-        let data_dir = scratch.join("data");
         let log_file = File::options()
             .create(true)
             .append(true)
@@ -176,8 +205,9 @@ impl GatewayChild {
         let started = Instant::now();
         let mut process = Command::new(binary);
         process
-            .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
-            .arg(&data_dir)
+            .args(["serve", "--listen", "127.0.0.1:0", "--role", role])
+            .arg("--data-dir")
+            .arg(scratch.join("data"))
             .arg("--providers")
             .arg(providers)
             // Never the store that this shell happens to be set up for.
@@ -205,14 +235,11 @@ impl GatewayChild {
             Err(_) => return Err(start_error(&log, "no sign of life in time".into())),
         };
         let listening_after = started.elapsed();
-        let key_file = data_dir.join("admin.key");
-        let key = fs::read_to_string(&key_file)
-            .map_err(io_error(format!("cannot read {}", key_file.display())))?;
         Ok(Self {
             process,
             log,
             listening_after,
-            api: ApiClient::new(base, key.trim().to_owned()),
+            api: ApiClient::new(base, key()?.trim().to_owned()),
         })
     }
 

@@ -11,6 +11,11 @@ use hookport::domain::key::Role;
 use hookport::wire::{self, Gateway};
 use hookport::{admin, bench, demo, doctor};
 
+/// A delivery makes a few hundred short-lived allocations on one thread and frees many of them on
+/// another; the system's allocator spent a seventh of the processor on that (docs/benchmarks.md).
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// An integration gateway: events in, sandboxed providers out.
 #[derive(Parser)]
 #[command(version, arg_required_else_help = true)]

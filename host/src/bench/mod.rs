@@ -6,6 +6,8 @@
 //! component. Load generator and receiver share this process and its clock. Like the demo it
 //! stands outside the gateway: it serves and sends HTTP by itself.
 
+mod comparison;
+mod disturb;
 mod forwarder;
 mod http1;
 mod ledger;
@@ -27,7 +29,7 @@ use tokio::process::Command;
 use self::ledger::Ledger;
 use self::load::{Pace, Target};
 use self::receiver::Phases;
-pub use self::report::{PhaseReport, Report};
+pub use self::report::{Comparison, PhaseReport, Report, Turn};
 use crate::child::{
     ChildError, Engines, GatewayChild, ScratchDir, listening_line, providers_allowing_loopback,
 };
@@ -62,6 +64,13 @@ pub struct Arguments {
     /// RabbitMQ in front of it.
     #[arg(long, requires = "store_url")]
     pub queue_url: Option<String>,
+    /// Measures instead what a provider that spins and a destination that stalls for 30 s cost the
+    /// others.
+    #[arg(long, conflicts_with = "workers")]
+    pub disturb: bool,
+    /// Measures instead so many processes over the database against one.
+    #[arg(long, requires = "store_url", value_parser = clap::value_parser!(u8).range(2..=8))]
+    pub workers: Option<u8>,
     /// Prints the figures as JSON.
     #[arg(long)]
     pub json: bool,
@@ -108,21 +117,38 @@ pub async fn run(arguments: &Arguments) -> Result<(), BenchError> {
             .await
             .map_err(io_error("the forwarder failed"));
     }
-    let report = measure(arguments).await?;
-    if arguments.json {
-        let text = serde_json::to_string_pretty(&report)
-            .map_err(|error| io_error("the figures cannot be written")(error.into()))?;
-        println!("{text}");
-    } else {
-        println!("{report}");
+    if arguments.disturb || arguments.workers.is_some() {
+        let comparison = comparison::measure(arguments).await?;
+        print(arguments, &comparison)?;
+        return verdict(comparison.turns.iter().map(|turn| &turn.phase));
     }
+    let report = measure(arguments).await?;
+    print(arguments, &report)?;
     let phases = [
         &report.gateway,
         &report.gateway_half_load,
         &report.forwarder,
     ];
-    let lost = phases.iter().map(|phase| phase.lost).sum();
-    let invented = phases.iter().map(|phase| phase.invented).sum();
+    verdict(phases.into_iter())
+}
+
+fn print(
+    arguments: &Arguments,
+    figures: &(impl serde::Serialize + std::fmt::Display),
+) -> Result<(), BenchError> {
+    if arguments.json {
+        let text = serde_json::to_string_pretty(figures)
+            .map_err(|error| io_error("the figures cannot be written")(error.into()))?;
+        println!("{text}");
+    } else {
+        println!("{figures}");
+    }
+    Ok(())
+}
+
+fn verdict<'a>(phases: impl Iterator<Item = &'a PhaseReport> + Clone) -> Result<(), BenchError> {
+    let lost = phases.clone().map(|phase| phase.lost).sum();
+    let invented = phases.map(|phase| phase.invented).sum();
     if lost > 0 || invented > 0 {
         return Err(BenchError::Broken { lost, invented });
     }
@@ -134,28 +160,16 @@ async fn measure(arguments: &Arguments) -> Result<Report, BenchError> {
     let providers = providers_allowing_loopback(&arguments.providers, scratch.path())?;
     let disk_sync_us =
         disk_sync_us(scratch.path()).map_err(io_error("the disk cannot be measured"))?;
-    let phases = Arc::new(Phases::default());
-    let receiver = receiver::start(phases.clone())
-        .await
-        .map_err(io_error("the receiver cannot listen"))?;
-    let bench = Bench {
-        arguments,
-        phases,
-        receiver,
-    };
-
-    let engines = Engines {
-        store_url: arguments.store_url.as_deref(),
-        queue_url: arguments.queue_url.as_deref(),
-    };
+    let bench = Bench::new(arguments).await?;
+    let engines = bench.engines();
     note("starting the gateway twice: cold, then with a warm code cache");
     let (gateway, cold_start_ms) = start_gateway(scratch.path(), &providers, engines).await?;
     gateway.stop().await?;
     let (gateway, warm_start_ms) = start_gateway(scratch.path(), &providers, engines).await?;
     tokio::time::sleep(Duration::from_secs(1)).await;
     let idle_rss_mib = rss_mib(&gateway).map_err(io_error("memory cannot be read"))?;
-    let target = set_up(&gateway, receiver).await?;
-    let (closed, half_load) = bench.gateway(&target).await?;
+    let target = set_up(&gateway, bench.receiver).await?;
+    let (closed, half_load) = bench.gateway(&gateway, &target).await?;
     let loaded_rss_mib = rss_mib(&gateway).map_err(io_error("memory cannot be read"))?;
     gateway.stop().await?;
     let forwarder = bench.forwarder().await?;
@@ -163,7 +177,7 @@ async fn measure(arguments: &Arguments) -> Result<Report, BenchError> {
     Ok(Report {
         version: env!("CARGO_PKG_VERSION"),
         optimised: !cfg!(debug_assertions),
-        cores: std::thread::available_parallelism().map_or(0, usize::from),
+        cores: bench.cores(),
         connections: usize::from(arguments.concurrency),
         disk_sync_us,
         cold_start_ms,
@@ -188,15 +202,42 @@ struct Bench<'a> {
     receiver: SocketAddr,
 }
 
-impl Bench<'_> {
-    async fn gateway(&self, target: &Target) -> Result<(PhaseReport, PhaseReport), BenchError> {
-        let measured = Duration::from_secs(self.arguments.duration_s);
+impl<'a> Bench<'a> {
+    async fn new(arguments: &'a Arguments) -> Result<Self, BenchError> {
+        let phases = Arc::new(Phases::default());
+        let receiver = receiver::start(phases.clone())
+            .await
+            .map_err(io_error("the receiver cannot listen"))?;
+        Ok(Self {
+            arguments,
+            phases,
+            receiver,
+        })
+    }
+
+    fn engines(&self) -> Engines<'a> {
+        Engines {
+            store_url: self.arguments.store_url.as_deref(),
+            queue_url: self.arguments.queue_url.as_deref(),
+        }
+    }
+
+    fn cores(&self) -> usize {
+        std::thread::available_parallelism().map_or(0, usize::from)
+    }
+
+    async fn gateway(
+        &self,
+        gateway: &GatewayChild,
+        target: &Target,
+    ) -> Result<(PhaseReport, PhaseReport), BenchError> {
+        let processes: Vec<u32> = gateway.pid().into_iter().collect();
         self.warm_up(target).await?;
         note("gateway: closed loop");
-        let closed = self.phase(target, Pace::Closed, measured).await?;
+        let closed = self.phase(target, Pace::Closed, &processes).await?;
         let rate = (closed.delivered_per_s / 2.0).max(1.0);
         note(&format!("gateway: open loop at {rate:.0} events a second"));
-        let half_load = self.phase(target, Pace::Open(rate), measured).await?;
+        let half_load = self.phase(target, Pace::Open(rate), &processes).await?;
         Ok((closed, half_load))
     }
 
@@ -221,8 +262,8 @@ impl Bench<'_> {
         };
         self.warm_up(&target).await?;
         note("forwarder: closed loop");
-        let measured = Duration::from_secs(self.arguments.duration_s);
-        let report = self.phase(&target, Pace::Closed, measured).await?;
+        let processes: Vec<u32> = process.id().into_iter().collect();
+        let report = self.phase(&target, Pace::Closed, &processes).await?;
         process
             .kill()
             .await
@@ -233,29 +274,71 @@ impl Bench<'_> {
     async fn warm_up(&self, target: &Target) -> Result<(), BenchError> {
         note("warming up");
         let duration = Duration::from_secs(self.arguments.warm_up_s);
-        self.phase(target, Pace::Closed, duration).await.map(drop)
+        self.load(target, Pace::Closed, duration, &[])
+            .await
+            .map(drop)
     }
 
+    /// A measured phase; `processes` are those whose processor time counts.
     async fn phase(
         &self,
         target: &Target,
         pace: Pace,
-        duration: Duration,
+        processes: &[u32],
     ) -> Result<PhaseReport, BenchError> {
+        let duration = Duration::from_secs(self.arguments.duration_s);
+        self.load(target, pace, duration, processes).await
+    }
+
+    async fn load(
+        &self,
+        target: &Target,
+        pace: Pace,
+        duration: Duration,
+        processes: &[u32],
+    ) -> Result<PhaseReport, BenchError> {
+        let cpu = || cpu_time(processes).map_err(io_error("processor time cannot be read"));
         let (number, phase) = self
             .phases
             .open(Ledger::new(duration), usize::from(self.arguments.in_flight))
             .expect("invariant: a run has fewer phases than there is room for");
         let connections = usize::from(self.arguments.concurrency);
+        let cpu_before = cpu()?;
         let outcome = load::run(&self.phases, number, target, pace, connections, duration)
             .await
             .map_err(io_error("the load generator failed"))?;
+        let cpu_spent = cpu()?.saturating_sub(cpu_before);
         let offered = match pace {
             Pace::Closed => None,
             Pace::Open(rate) => Some(rate),
         };
-        Ok(PhaseReport::new(&phase.ledger, &outcome, offered))
+        Ok(PhaseReport::new(
+            &phase.ledger,
+            &outcome,
+            offered,
+            cpu_spent,
+        ))
     }
+}
+
+/// Processor time that the processes have used, in all their threads.
+fn cpu_time(processes: &[u32]) -> io::Result<Duration> {
+    /// Of the times in `/proc`, on every machine that Linux runs on today (`USER_HZ`).
+    const TICKS_PER_S: u64 = 100;
+    let mut ticks = 0;
+    for pid in processes {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        // The name in parentheses may hold anything; utime and stime are the 12th and 13th after it.
+        let fields = stat.rsplit_once(')').map(|(_, rest)| rest);
+        let fields = fields.ok_or(io::ErrorKind::InvalidData)?;
+        let times = fields.split_whitespace().skip(11).take(2);
+        for time in times {
+            ticks += time
+                .parse::<u64>()
+                .map_err(|_| io::ErrorKind::InvalidData)?;
+        }
+    }
+    Ok(Duration::from_millis(ticks * 1_000 / TICKS_PER_S))
 }
 
 /// Starts it and says after how many milliseconds it listens and delivers.

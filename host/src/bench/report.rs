@@ -57,6 +57,8 @@ pub struct PhaseReport {
     pub p99_ms: f64,
     /// The same.
     pub max_ms: f64,
+    /// Processor time of the processes measured, for each event delivered, in microseconds.
+    pub cpu_us: f64,
     /// Answered 202.
     pub accepted: u64,
     /// Answered otherwise.
@@ -70,7 +72,12 @@ pub struct PhaseReport {
 }
 
 impl PhaseReport {
-    pub(super) fn new(ledger: &Ledger, outcome: &Outcome, offered_per_s: Option<f64>) -> Self {
+    pub(super) fn new(
+        ledger: &Ledger,
+        outcome: &Outcome,
+        offered_per_s: Option<f64>,
+        cpu: Duration,
+    ) -> Self {
         let Outcome { started, ended } = *outcome;
         let seconds = ended.saturating_duration_since(started).as_secs_f64();
         let (accepted, delivered) = ledger.counts_between(started, ended);
@@ -79,11 +86,12 @@ impl PhaseReport {
         let Tally {
             accepted: accepted_in_all,
             refused,
+            delivered: delivered_in_all,
             lost,
             duplicated,
             invented,
-            ..
         } = ledger.tally();
+        let cpu_us = cpu.as_secs_f64() * 1e6 / count(delivered_in_all.max(1));
         Self {
             offered_per_s: offered_per_s.map(round),
             accepted_per_s: round(count(accepted) / seconds),
@@ -91,6 +99,7 @@ impl PhaseReport {
             p50_ms: ms(latencies.value_at_quantile(0.5)),
             p99_ms: ms(latencies.value_at_quantile(0.99)),
             max_ms: ms(latencies.max()),
+            cpu_us: round(cpu_us),
             accepted: accepted_in_all,
             refused,
             lost,
@@ -140,38 +149,103 @@ impl fmt::Display for Report {
             "resident memory: {} MiB idle, {} MiB after the load\n",
             self.idle_rss_mib, self.loaded_rss_mib
         )?;
-        writeln!(
-            f,
-            "{:<22} {:>10} {:>11} {:>8} {:>8} {:>8} {:>8} {:>5} {:>10} {:>8}",
-            "",
-            "accepted/s",
-            "delivered/s",
-            "p50 ms",
-            "p99 ms",
-            "max ms",
-            "refused",
-            "lost",
-            "duplicated",
-            "invented"
-        )?;
-        let mut row = |name: &str, phase: &PhaseReport| {
-            writeln!(
-                f,
-                "{name:<22} {:>10.0} {:>11.0} {:>8.2} {:>8.2} {:>8.2} {:>8} {:>5} {:>10} {:>8}",
-                phase.accepted_per_s,
-                phase.delivered_per_s,
-                phase.p50_ms,
-                phase.p99_ms,
-                phase.max_ms,
-                phase.refused,
-                phase.lost,
-                phase.duplicated,
-                phase.invented,
-            )
-        };
-        row("gateway, closed loop", &self.gateway)?;
-        row("gateway, half load", &self.gateway_half_load)?;
-        row("forwarder, closed loop", &self.forwarder)?;
+        heading(f)?;
+        row(f, "gateway, closed loop", &self.gateway)?;
+        row(f, "gateway, half load", &self.gateway_half_load)?;
+        row(f, "forwarder, closed loop", &self.forwarder)?;
         write!(f, "\ngateway to forwarder: {:.2}", self.ratio)
+    }
+}
+
+fn heading(f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    writeln!(
+        f,
+        "{:<22} {:>10} {:>11} {:>8} {:>8} {:>8} {:>12} {:>8} {:>5} {:>10} {:>8}",
+        "",
+        "accepted/s",
+        "delivered/s",
+        "p50 ms",
+        "p99 ms",
+        "max ms",
+        "CPU µs/event",
+        "refused",
+        "lost",
+        "duplicated",
+        "invented"
+    )
+}
+
+fn row(f: &mut fmt::Formatter<'_>, name: &str, phase: &PhaseReport) -> fmt::Result {
+    writeln!(
+        f,
+        "{name:<22} {:>10.0} {:>11.0} {:>8.2} {:>8.2} {:>8.2} {:>12.0} {:>8} {:>5} {:>10} {:>8}",
+        phase.accepted_per_s,
+        phase.delivered_per_s,
+        phase.p50_ms,
+        phase.p99_ms,
+        phase.max_ms,
+        phase.cpu_us,
+        phase.refused,
+        phase.lost,
+        phase.duplicated,
+        phase.invented,
+    )
+}
+
+/// The closed loop under two conditions, by turns in one run.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Comparison {
+    /// Whether it is an optimised build; the figures of another say nothing.
+    pub optimised: bool,
+    /// That the machine offers.
+    pub cores: usize,
+    /// The phases in their order: the usual condition first and last, the other in between.
+    pub turns: Vec<Turn>,
+    /// Delivered events a second: the other condition's mean to the usual one's.
+    pub ratio: f64,
+}
+
+/// One phase of a comparison.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Turn {
+    /// Under which condition.
+    pub condition: &'static str,
+    /// Its figures.
+    #[serde(flatten)]
+    pub phase: PhaseReport,
+}
+
+impl Comparison {
+    pub(super) fn new(cores: usize, usual: &'static str, turns: Vec<Turn>) -> Self {
+        let mean = |is_usual: bool| {
+            let of_kind = turns
+                .iter()
+                .filter(|turn| (turn.condition == usual) == is_usual);
+            let (sum, number) = of_kind.fold((0.0, 0.0), |(sum, number), turn| {
+                (sum + turn.phase.delivered_per_s, number + 1.0)
+            });
+            sum / f64::max(number, 1.0)
+        };
+        Self {
+            optimised: !cfg!(debug_assertions),
+            cores,
+            ratio: round(mean(false) / mean(true)),
+            turns,
+        }
+    }
+}
+
+impl fmt::Display for Comparison {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.optimised {
+            writeln!(f, "This is not a release build: its figures say nothing.\n")?;
+        }
+        heading(f)?;
+        for turn in &self.turns {
+            row(f, turn.condition, &turn.phase)?;
+        }
+        write!(f, "\nthe others to the first: {:.2}", self.ratio)
     }
 }

@@ -1,9 +1,10 @@
 //! One call: a fresh instance, its budget, and how it ended.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Instant;
 
-use tokio_util::task::AbortOnDropHandle;
+use futures_util::FutureExt as _;
 use wasmtime::{PoolConcurrencyLimitError, Store, Trap, UpdateDeadline};
 
 use super::engine::{LoadedCode, Sandbox, TICK};
@@ -12,7 +13,8 @@ use super::world::World;
 use super::{CallFailure, CallReport};
 
 /// A call that has computed for longer than this many ticks takes turns with others like it, one
-/// at a time, so that spinning guests cannot fill every thread of the runtime.
+/// at a time, so that spinning guests cannot fill every thread of the runtime. Where its component
+/// has such calls already, it joins them at its first tick.
 const COOL_TICKS: u32 = 5;
 
 /// The CPU budget is spent.
@@ -20,9 +22,11 @@ const COOL_TICKS: u32 = 5;
 #[error("the CPU budget of {0} ms is spent")]
 struct CpuSpent(u32);
 
-/// Runs `body` on a fresh instance. The call is a task of its own, so that a panic in a host
-/// function ends the call and not the caller; `body` returns what the guest returned, and the
-/// guest's own error as `Err`.
+/// Runs `body` on a fresh instance. A panic in a host function ends the call and not the caller;
+/// `body` returns what the guest returned, and the guest's own error as `Err`.
+///
+/// # Cancel safety
+/// A caller that gives up takes the call with it, and its place in the pool becomes free.
 pub(super) async fn run<T, F>(
     sandbox: &Sandbox,
     code: &LoadedCode,
@@ -42,19 +46,16 @@ where
             code.pre.kind()
         )));
     };
-    let slots = sandbox.slots.clone();
-    let Ok(slot) = slots.acquire_many_owned(code.permits).await else {
+    let Ok(slot) = sandbox.slots.acquire_many(code.permits).await else {
         return CallReport::failed(CallFailure::Unavailable(
             "the sandbox is shut down".to_owned(),
         ));
     };
     let shared = Arc::new(CallShared::new(context));
-    let store = new_store(sandbox, &shared);
-    let for_task = shared.clone();
-    // A caller that gives up takes the task with it, and its place in the pool becomes free.
-    let task = AbortOnDropHandle::new(tokio::spawn(async move {
-        let mut store = store;
-        let timeout = for_task.context.timeout;
+    let called = async {
+        // Given back after the store, whose place in the pool it stands for.
+        let slot = slot;
+        let mut store = new_store(sandbox, &shared);
         let ended = {
             let mut work = std::pin::pin!(async {
                 let instance = F::World::instantiate(&pre, &mut store).await?;
@@ -64,25 +65,26 @@ where
             let work = std::future::poll_fn(|context| {
                 let polled = work.as_mut().poll(context);
                 if polled.is_pending() {
-                    for_task.end_turn();
+                    shared.end_turn();
                 }
                 polled
             });
-            tokio::time::timeout_at(for_task.deadline, work).await
+            tokio::time::timeout_at(shared.deadline, work).await
         };
         let refused = store.data().limiter.refused();
         // The store goes first: what it still holds of the guest's output joins the log.
         drop(store);
         drop(slot);
         match ended {
-            Ok(result) => judge(&for_task, result, refused),
+            Ok(result) => judge(&shared, result, refused),
             Err(_) => Err(CallFailure::Limit(format!(
                 "the call took longer than its deadline of {} ms",
-                timeout.as_millis()
+                shared.context.timeout.as_millis()
             ))),
         }
-    }));
-    let result = task.await.unwrap_or_else(|_| {
+    };
+    let result = AssertUnwindSafe(called).catch_unwind().await;
+    let result = result.unwrap_or_else(|_| {
         Err(CallFailure::Trap(
             "a host function failed; the gateway's log has more".to_owned(),
         ))
@@ -128,7 +130,7 @@ fn new_store(sandbox: &Sandbox, shared: &Arc<CallShared>) -> Store<CallState> {
         };
         state.ticks_left = left;
         state.shared.end_turn();
-        if ticks - left <= COOL_TICKS {
+        if ticks - left <= COOL_TICKS && !state.shared.has_hot_siblings() {
             return Ok(UpdateDeadline::Yield(1));
         }
         let (shared, hot) = (state.shared.clone(), hot.clone());

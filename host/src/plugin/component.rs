@@ -2,6 +2,7 @@
 
 use std::marker::PhantomData;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
@@ -51,6 +52,7 @@ pub struct LoadedComponent {
     cache: Arc<GuestCache>,
     tokens: Arc<TokenCache>,
     concurrency: Arc<Semaphore>,
+    hot_calls: Arc<AtomicUsize>,
 }
 
 impl std::fmt::Debug for LoadedComponent {
@@ -79,6 +81,7 @@ impl LoadedComponent {
             limits: Arc::new(limits),
             cache: Arc::default(),
             tokens: Arc::default(),
+            hot_calls: Arc::default(),
         }
     }
 
@@ -181,6 +184,7 @@ impl LoadedComponent {
             timeout: timeout
                 .unwrap_or_else(|| Duration::from_millis(self.limits.timeout_ms.into())),
             preview: None,
+            hot_calls: self.hot_calls.clone(),
         }
     }
 
@@ -227,6 +231,7 @@ pub async fn describe(sandbox: &Sandbox, code: &LoadedCode) -> Result<Descriptor
         connection: None,
         timeout: Duration::from_secs(5),
         preview: None,
+        hot_calls: Arc::default(),
     };
     let none: Arc<str> = "".into();
     let report = match code.pre.kind() {

@@ -1,6 +1,6 @@
 //! What one call owns: the data of its wasmtime store, and what its host functions share.
 
-use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -31,6 +31,11 @@ pub(super) const MESSAGE_BYTES_MAX: usize = 4 << 10;
 
 /// Hosts taken of a field that is a list.
 const LISTED_HOSTS_MAX: usize = 50;
+/// A pause between two turns of calls that compute for long: so many times as long as the turn had
+/// to wait for a thread. Alone they hardly pause.
+const PAUSE_TIMES: u32 = 100;
+/// The longest: of two busy cores such calls get a fortieth.
+const PAUSE_MAX: Duration = Duration::from_millis(38);
 /// Access tokens that one call may be lent.
 const TOKENS_MAX: usize = 8;
 
@@ -109,6 +114,8 @@ pub(super) struct CallContext {
     pub(super) timeout: Duration,
     /// Records requests instead of sending them.
     pub(super) preview: Option<Arc<Preview>>,
+    /// Calls of the component that have computed for long.
+    pub(super) hot_calls: Arc<AtomicUsize>,
 }
 
 /// Lines kept, and how many were dropped.
@@ -137,6 +144,15 @@ pub(super) struct CallShared {
     lent: [OnceLock<SecretSet>; TOKENS_MAX],
     /// This call's turn among those that compute for long.
     turn: Mutex<Option<OwnedSemaphorePermit>>,
+    is_hot: AtomicBool,
+}
+
+impl Drop for CallShared {
+    fn drop(&mut self) {
+        if *self.is_hot.get_mut() {
+            self.context.hot_calls.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
 }
 
 impl CallShared {
@@ -153,6 +169,7 @@ impl CallShared {
             policy: OnceLock::new(),
             lent: [const { OnceLock::new() }; TOKENS_MAX],
             turn: Mutex::default(),
+            is_hot: AtomicBool::new(false),
         }
     }
 
@@ -166,10 +183,22 @@ impl CallShared {
         );
     }
 
-    /// Waits for this call's next turn.
+    /// Waits for this call's next turn, the longer the more others want to compute.
     pub(super) async fn take_turn(&self, hot: Arc<Semaphore>) {
+        if !self.is_hot.swap(true, Ordering::Relaxed) {
+            self.context.hot_calls.fetch_add(1, Ordering::Relaxed);
+        }
         let permit = hot.acquire_owned().await.ok();
+        let ready_at = Instant::now();
+        tokio::task::yield_now().await;
+        let pause = (ready_at.elapsed() * PAUSE_TIMES).min(PAUSE_MAX);
+        tokio::time::sleep(pause).await;
         *self.turn.lock().unwrap_or_else(PoisonError::into_inner) = permit;
+    }
+
+    /// Whether the component has calls that have computed for long: the next ones get no advance.
+    pub(super) fn has_hot_siblings(&self) -> bool {
+        self.context.hot_calls.load(Ordering::Relaxed) > 0
     }
 
     /// Secrets of the config and of the connection, and access tokens.

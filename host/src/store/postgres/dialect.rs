@@ -1,8 +1,15 @@
 //! What PostgreSQL has of its own, for the statements that both databases share.
 
-use sqlx::{PgConnection, PgPool, PgTransaction, Postgres};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
-use crate::store::Result;
+use sqlx::postgres::{PgArguments, PgConnectOptions};
+use sqlx::query::Query;
+use sqlx::{Connection as _, PgConnection, PgPool, PgTransaction, Postgres};
+
+use super::batch::{Cell, text_of};
+use crate::store::{Result, StoreError};
 
 pub(super) type Db = Postgres;
 pub(super) type DbConnection = PgConnection;
@@ -20,14 +27,165 @@ pub(super) const BACKLOG: &str = "SELECT count(*) FROM (SELECT 1 FROM deliveries
 pub(super) const FORGET_REJECTIONS: &str = "DELETE FROM source_rejections WHERE source_id = $1 AND number NOT IN (SELECT number FROM source_rejections WHERE source_id = $1 ORDER BY number DESC LIMIT $2)";
 pub(super) const REJECTIONS: &str = "SELECT at, remote_address, reason FROM source_rejections WHERE source_id = $1 ORDER BY number DESC";
 
-/// A pool: a connection that broke is replaced.
-pub(super) struct Writing(pub(super) PgPool);
+/// Runs `template` for all `rows`, which stand where it has `{rows}`; returns how many rows of the
+/// table that touched. They travel as an array a column, so that any number of them is one statement.
+pub(super) async fn write_rows<const COLUMNS: usize>(
+    connection: &mut DbConnection,
+    template: &'static str,
+    rows: &[[Cell<'_>; COLUMNS]],
+) -> Result<u64> {
+    match rows.first() {
+        None => Ok(0),
+        Some(first) => {
+            let done = bound(template, first, rows).execute(connection).await?;
+            Ok(done.rows_affected())
+        }
+    }
+}
+
+/// As [`write_rows`], for what the statement returns.
+pub(super) async fn read_rows<const COLUMNS: usize>(
+    connection: &mut DbConnection,
+    template: &'static str,
+    rows: &[[Cell<'_>; COLUMNS]],
+) -> Result<Vec<DbRow>> {
+    match rows.first() {
+        None => Ok(Vec::new()),
+        Some(first) => Ok(bound(template, first, rows).fetch_all(connection).await?),
+    }
+}
+
+fn bound<'q, const COLUMNS: usize>(
+    template: &'static str,
+    first: &[Cell<'_>; COLUMNS],
+    rows: &'q [[Cell<'_>; COLUMNS]],
+) -> Query<'q, Db, PgArguments> {
+    let mut query = sqlx::query(text_of(template, COLUMNS, || unnest(first)));
+    for (column, kind) in first.iter().enumerate() {
+        query = match kind {
+            Cell::Text(_) => {
+                let texts = rows.iter().map(|row| match &row[column] {
+                    Cell::Text(text) => text.as_deref(),
+                    Cell::Number(_) => None,
+                });
+                query.bind(texts.collect::<Vec<Option<&str>>>())
+            }
+            Cell::Number(_) => {
+                let numbers = rows.iter().map(|row| match row[column] {
+                    Cell::Number(number) => number,
+                    Cell::Text(_) => None,
+                });
+                query.bind(numbers.collect::<Vec<Option<i64>>>())
+            }
+        };
+    }
+    query
+}
+
+/// Rows like `row` from an array a column, their columns named as those of `VALUES` are.
+fn unnest(row: &[Cell<'_>]) -> String {
+    let columns = row.iter().zip(1..);
+    let (arrays, names): (Vec<_>, Vec<_>) = columns
+        .map(|(cell, number)| {
+            let kind = match cell {
+                Cell::Text(_) => "text",
+                Cell::Number(_) => "bigint",
+            };
+            (format!("${number}::{kind}[]"), format!("column{number}"))
+        })
+        .unzip();
+    format!(
+        "SELECT * FROM unnest({}) AS r ({})",
+        arrays.join(", "),
+        names.join(", ")
+    )
+}
+
+/// How long a connection may take to be made.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A connection that was idle for longer is asked whether it is still there.
+const IDLE_MAX: Duration = Duration::from_secs(1);
+
+/// How the statements of the hot path are planned: once, and along their indexes. Left to itself the
+/// planner goes by the size that a table had when it looked, and reads tables from end to end that
+/// were empty then.
+pub(super) const PLANNING: [(&str, &str); 6] = [
+    ("plan_cache_mode", "force_generic_plan"),
+    ("enable_seqscan", "off"),
+    ("enable_bitmapscan", "off"),
+    ("enable_hashjoin", "off"),
+    ("enable_mergejoin", "off"),
+    // The costs that these settings stand for would let it compile every statement.
+    ("jit", "off"),
+];
+
+/// A connection of its own, made anew after anything went wrong with it. The pool would ask the
+/// server at each taking and giving back whether it is still there.
+pub(super) struct Writing {
+    options: PgConnectOptions,
+    kept: Option<PgConnection>,
+    /// When its last transaction was committed; `None`: it was not.
+    committed_at: Option<Instant>,
+    /// The server's process behind it, as it names itself in notifications.
+    server_process: Arc<AtomicU32>,
+}
 
 impl Writing {
-    pub(super) async fn begin(&mut self) -> Result<PgTransaction<'_>> {
-        Ok(self.0.begin().await?)
+    pub(super) fn new(options: PgConnectOptions) -> Self {
+        Self {
+            options: options.options(PLANNING),
+            kept: None,
+            committed_at: None,
+            server_process: Arc::default(),
+        }
     }
 
-    /// The pool's other users go on.
-    pub(super) async fn close(self) {}
+    /// Which process sends the notifications of what is written here, kept up to date.
+    pub(super) fn server_process(&self) -> Arc<AtomicU32> {
+        self.server_process.clone()
+    }
+
+    pub(super) async fn begin(&mut self) -> Result<PgTransaction<'_>> {
+        let kept = match (self.kept.take(), self.committed_at.take()) {
+            (Some(kept), Some(at)) if at.elapsed() < IDLE_MAX => kept,
+            (Some(mut kept), Some(_)) => match kept.ping().await {
+                Ok(()) => kept,
+                Err(_) => self.connect().await?,
+            },
+            _ => self.connect().await?,
+        };
+        Ok(self.kept.insert(kept).begin().await?)
+    }
+
+    async fn connect(&self) -> Result<PgConnection> {
+        let connecting = async {
+            let mut connection = PgConnection::connect_with(&self.options).await?;
+            let process: i32 = sqlx::query_scalar("SELECT pg_backend_pid()")
+                .fetch_one(&mut connection)
+                .await?;
+            let process = u32::try_from(process).unwrap_or_default();
+            self.server_process.store(process, Ordering::Relaxed);
+            Ok(connection)
+        };
+        tokio::time::timeout(CONNECT_TIMEOUT, connecting)
+            .await
+            .unwrap_or_else(|_| {
+                let text = "no connection could be made in time";
+                Err(StoreError::Unavailable(text.into()))
+            })
+    }
+
+    /// The transaction was committed.
+    pub(super) fn committed(&mut self) {
+        self.committed_at = Some(Instant::now());
+    }
+
+    pub(super) async fn close(self) {
+        if let Some(kept) = self.kept
+            && let Err(error) = kept.close().await
+        {
+            tracing::debug!(%error, "a connection did not close cleanly");
+        }
+    }
 }

@@ -5,6 +5,7 @@
 //! has not been seen for a while loses its leases.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -37,6 +38,7 @@ mod claim;
 mod dialect;
 mod lanes;
 mod outbox;
+mod settle;
 mod workers;
 
 // What is the same for both databases, compiled against this one's `dialect`.
@@ -67,9 +69,9 @@ mod writer;
 
 use writer::Writer;
 
-/// Connections: one each for accepting and leasing, one that listens, the others for listings,
-/// details and changes of the catalogue.
-const CONNECTIONS: u32 = 16;
+/// Connections beside those that accept and lease: one that listens, the others for listings and
+/// details.
+const CONNECTIONS: u32 = 13;
 /// How long a call waits for a connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a health check waits.
@@ -125,7 +127,7 @@ impl Drop for PostgresStore {
     }
 }
 
-fn pool(url: &str) -> std::result::Result<PgPool, OpenError> {
+fn options(url: &str) -> std::result::Result<PgConnectOptions, OpenError> {
     if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
         return Err(OpenError::Url("it begins with something else".to_owned()));
     }
@@ -133,18 +135,21 @@ fn pool(url: &str) -> std::result::Result<PgPool, OpenError> {
     let options: PgConnectOptions = url
         .parse()
         .map_err(|error: sqlx::Error| OpenError::Url(error.to_string()))?;
-    let options = options
+    Ok(options
         .application_name("hookport")
         .statement_cache_capacity(300)
         .options([
             ("statement_timeout", "30000"),
             ("lock_timeout", "10000"),
             ("idle_in_transaction_session_timeout", "30000"),
-        ]);
-    Ok(PgPoolOptions::new()
+        ]))
+}
+
+fn pool(options: PgConnectOptions) -> PgPool {
+    PgPoolOptions::new()
         .max_connections(CONNECTIONS)
         .acquire_timeout(ACQUIRE_TIMEOUT)
-        .connect_lazy_with(options))
+        .connect_lazy_with(options)
 }
 
 impl PostgresStore {
@@ -153,7 +158,8 @@ impl PostgresStore {
     /// # Errors
     /// Each kind of [`OpenError`].
     pub async fn open(url: &str, migrate: bool) -> std::result::Result<Self, OpenError> {
-        let readers = pool(url)?;
+        let options = options(url)?;
+        let readers = pool(options.clone());
         let migrations = sqlx::migrate!("../migrations/postgres");
         if migrate {
             // Takes a lock: of several processes that start, one does it and the others wait.
@@ -162,11 +168,13 @@ impl PostgresStore {
             return Err(OpenError::Outdated);
         }
         let due = Arc::new(Notify::new());
+        let accepting = dialect::Writing::new(options.clone());
+        let own = accepting.server_process();
         Ok(Self {
-            writer: Writer::start(dialect::Writing(readers.clone())),
-            leases: Writer::start(dialect::Writing(readers.clone())),
-            outbox: Writer::start(dialect::Writing(readers.clone())),
-            listening: tokio::spawn(listen(readers.clone(), due.clone())),
+            writer: Writer::start(accepting),
+            leases: Writer::start(dialect::Writing::new(options.clone())),
+            outbox: Writer::start(dialect::Writing::new(options)),
+            listening: tokio::spawn(listen(readers.clone(), due.clone(), own)),
             due,
             readers,
         })
@@ -178,7 +186,7 @@ impl PostgresStore {
     /// Each kind of [`OpenError`].
     pub async fn migrate(url: &str) -> std::result::Result<(), OpenError> {
         sqlx::migrate!("../migrations/postgres")
-            .run(&pool(url)?)
+            .run(&pool(options(url)?))
             .await?;
         Ok(())
     }
@@ -199,14 +207,16 @@ async fn applied(readers: &PgPool) -> std::result::Result<usize, sqlx::Error> {
 }
 
 /// Hears of what other processes accepted, for as long as the store lives.
-async fn listen(pool: PgPool, due: Arc<Notify>) {
+async fn listen(pool: PgPool, due: Arc<Notify>, own: Arc<AtomicU32>) {
     loop {
         let heard = async {
             let mut listener = PgListener::connect_with(&pool).await?;
             listener.listen(CHANNEL).await?;
             loop {
-                listener.recv().await?;
-                due.notify_one();
+                let heard = listener.recv().await?;
+                if heard.process_id() != own.load(Ordering::Relaxed) {
+                    due.notify_one();
+                }
             }
         };
         let heard: std::result::Result<(), sqlx::Error> = heard.await;

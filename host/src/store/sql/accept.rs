@@ -2,15 +2,14 @@
 
 use sqlx::Row as _;
 
-use super::batch::{chunks, statement};
-use super::dialect::{self, DbConnection};
+use super::dialect::{self, DbConnection, write_rows};
 use super::row::{PENDING, corrupt};
 use crate::domain::event::Event;
 use crate::domain::id::EventId;
 use crate::store::{AcceptRequest, Accepted, IdempotencyKey, Result};
 
-const INSERT_EVENTS: &str = "INSERT INTO events (id, event_type, payload, occurred_at, received_at, correlation_key, system_ids) VALUES {rows}";
-const INSERT_DELIVERIES: &str = "INSERT INTO deliveries (id, event_id, event_type, subscription_id, provider, state, due_at, ordering_key, created_at, updated_at, queued_for) VALUES {rows}";
+const INSERT_EVENTS: &str = "INSERT INTO events (id, event_type, payload, occurred_at, received_at, correlation_key, system_ids) {rows}";
+const INSERT_DELIVERIES: &str = "INSERT INTO deliveries (id, event_id, event_type, subscription_id, provider, state, due_at, ordering_key, created_at, updated_at, queued_for) {rows}";
 
 /// How long a key is remembered at least, in milliseconds.
 const KEY_AGE_MIN_MS: i64 = 48 * 60 * 60 * 1_000;
@@ -96,24 +95,21 @@ pub(super) async fn insert_events(
     connection: &mut DbConnection,
     requests: &[&AcceptRequest],
 ) -> Result<()> {
-    let events: Vec<&Event> = requests
-        .iter()
-        .flat_map(|request| request.events.iter().map(|event| &**event))
+    let events = requests.iter().flat_map(|request| &request.events);
+    let rows: Vec<_> = events
+        .map(|event| {
+            [
+                event.id.to_string().into(),
+                event.event_type.as_str().into(),
+                (&*event.payload).into(),
+                event.occurred_at.0.into(),
+                event.received_at.0.into(),
+                event.correlation_key.as_deref().into(),
+                system_ids_json(event).into(),
+            ]
+        })
         .collect();
-    for chunk in chunks(&events) {
-        let mut query = sqlx::query(statement(INSERT_EVENTS, 7, chunk.len()));
-        for event in chunk {
-            query = query
-                .bind(event.id.to_string())
-                .bind(event.event_type.as_str())
-                .bind(&*event.payload)
-                .bind(event.occurred_at.0)
-                .bind(event.received_at.0)
-                .bind(event.correlation_key.as_deref())
-                .bind(system_ids_json(event));
-        }
-        query.execute(&mut *connection).await?;
-    }
+    write_rows(connection, INSERT_EVENTS, &rows).await?;
     Ok(())
 }
 
@@ -128,45 +124,36 @@ pub(super) async fn insert_deliveries(
     connection: &mut DbConnection,
     requests: &[&AcceptRequest],
 ) -> Result<()> {
-    let deliveries: Vec<_> = requests
-        .iter()
-        .flat_map(|request| {
-            request.deliveries.iter().map(move |delivery| {
-                let event = request
-                    .events
-                    .iter()
-                    .find(|event| event.id == delivery.event_id);
-                (
-                    request,
-                    delivery,
-                    event.map_or("", |event| event.event_type.as_str()),
-                )
-            })
+    let deliveries = requests.iter().flat_map(|request| {
+        let own = request.deliveries.iter();
+        own.map(move |delivery| (request, delivery))
+    });
+    let rows: Vec<_> = deliveries
+        .map(|(request, delivery)| {
+            let mut events = request.events.iter();
+            let event = events.find(|event| event.id == delivery.event_id);
+            [
+                delivery.id.to_string().into(),
+                delivery.event_id.to_string().into(),
+                event.map_or("", |event| event.event_type.as_str()).into(),
+                delivery.subscription_id.to_string().into(),
+                delivery.provider.as_str().into(),
+                PENDING.into(),
+                request.at.0.into(),
+                delivery.ordering_key.as_deref().into(),
+                request.at.0.into(),
+                request.at.0.into(),
+                request.queued_for.map(|at| at.0).into(),
+            ]
         })
         .collect();
-    for chunk in chunks(&deliveries) {
-        let mut query = sqlx::query(statement(INSERT_DELIVERIES, 11, chunk.len()));
-        for (request, delivery, event_type) in chunk {
-            query = query
-                .bind(delivery.id.to_string())
-                .bind(delivery.event_id.to_string())
-                .bind(*event_type)
-                .bind(delivery.subscription_id.to_string())
-                .bind(delivery.provider.as_str())
-                .bind(PENDING)
-                .bind(request.at.0)
-                .bind(delivery.ordering_key.as_deref())
-                .bind(request.at.0)
-                .bind(request.at.0)
-                .bind(request.queued_for.map(|at| at.0));
-        }
-        query.execute(&mut *connection).await?;
-    }
+    write_rows(connection, INSERT_DELIVERIES, &rows).await?;
     // What a broker is told of needs no other announcement.
+    let mut unqueued = requests
+        .iter()
+        .filter(|request| request.queued_for.is_none());
     if let Some(announce) = dialect::ANNOUNCE
-        && deliveries
-            .iter()
-            .any(|(request, ..)| request.queued_for.is_none())
+        && unqueued.any(|request| !request.deliveries.is_empty())
     {
         sqlx::query(announce).execute(connection).await?;
     }

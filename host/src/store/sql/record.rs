@@ -1,34 +1,39 @@
 //! Recording: results of leases, released leases, manual retries.
 
-use std::collections::HashMap;
+use sqlx::QueryBuilder;
 
-use sqlx::{QueryBuilder, Row as _};
-
-use super::batch::{chunks, statement};
+use super::batch::Cell;
 use super::dialect::{Db, DbConnection};
 use super::row::{CANCELLED, FAILED, FILTERED, IN_FLIGHT, PENDING, RETRYING, SUCCESS};
+use super::settle;
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{Attempt, FencingToken, LeaseResult, Outcome, Transition};
 use crate::domain::id::{DeliveryId, WorkerId};
 use crate::store::{Recorded, Result, StoreError};
 
-/// Columns of a row: id, token, state, due_at, attempts made (0 or 1), external_id, last_error,
-/// at, attempts counted (0 or 1). An unfinished delivery whose subscription has been switched off or deleted meanwhile is
-/// cancelled instead; one whose subscription was paused waits. Who held it holds it further
-/// (`queued_for`): the message of a retry comes out when it is due.
-const SETTLE: &str = "UPDATE deliveries SET \
-       state = CASE WHEN v.column3 <= 2 AND NOT EXISTS (SELECT 1 FROM subscriptions s WHERE s.id = deliveries.subscription_id AND s.enabled) THEN 5 ELSE v.column3 END, \
-       due_at = CASE WHEN v.column3 > 2 THEN NULL \
-         WHEN NOT EXISTS (SELECT 1 FROM subscriptions s WHERE s.id = deliveries.subscription_id AND s.enabled) THEN NULL \
-         WHEN EXISTS (SELECT 1 FROM subscriptions s WHERE s.id = deliveries.subscription_id AND s.paused) THEN NULL \
-         ELSE COALESCE(v.column4, v.column8) END, \
-       attempts = attempts + v.column9, attempts_total = attempts_total + v.column5, \
-       queued_for = CASE WHEN queued_for IS NULL THEN NULL ELSE COALESCE(v.column4, v.column8) END, external_id = COALESCE(v.column6, external_id), last_error = v.column7, worker = NULL, updated_at = v.column8 \
-     FROM (VALUES {rows}) AS v \
-     WHERE deliveries.id = v.column1 AND deliveries.token = v.column2 AND deliveries.state = 2 \
-     RETURNING id, attempts_total";
-
-const INSERT_ATTEMPTS: &str = "INSERT INTO attempts (delivery_id, number, started_at, latency_us, outcome, http_status, provider_version, message, logs) VALUES {rows}";
+/// What becomes of the rows of `deliveries` that rows `v` are the results of; `v` begins with the
+/// columns of [`outcome`]. An unfinished delivery whose subscription has been switched off or deleted
+/// meanwhile is cancelled instead; one whose subscription was paused waits. Who held it holds it
+/// further (`queued_for`): the message of a retry comes out when it is due.
+macro_rules! settle_from {
+    ($rows:literal) => {
+        concat!(
+            "UPDATE deliveries SET \
+               state = CASE WHEN v.column3 <= 2 AND NOT EXISTS (SELECT 1 FROM subscriptions s WHERE s.id = deliveries.subscription_id AND s.enabled) THEN 5 ELSE v.column3 END, \
+               due_at = CASE WHEN v.column3 > 2 THEN NULL \
+                 WHEN NOT EXISTS (SELECT 1 FROM subscriptions s WHERE s.id = deliveries.subscription_id AND s.enabled) THEN NULL \
+                 WHEN EXISTS (SELECT 1 FROM subscriptions s WHERE s.id = deliveries.subscription_id AND s.paused) THEN NULL \
+                 ELSE COALESCE(v.column4, v.column8) END, \
+               attempts = attempts + v.column9, attempts_total = attempts_total + v.column5, \
+               queued_for = CASE WHEN queued_for IS NULL THEN NULL ELSE COALESCE(v.column4, v.column8) END, \
+               external_id = COALESCE(v.column6, external_id), last_error = v.column7, worker = NULL, updated_at = v.column8 \
+             FROM ",
+            $rows,
+            " AS v WHERE deliveries.id = v.column1 AND deliveries.token = v.column2 AND deliveries.state = 2"
+        )
+    };
+}
+pub(super) use settle_from;
 
 /// Columns of a row: delivery id, external id.
 const KEEP_EXTERNAL_ID: &str = "INSERT INTO external_ids (subscription_id, correlation_key, external_id) \
@@ -40,16 +45,16 @@ pub(super) async fn write(
     connection: &mut DbConnection,
     results: &[&LeaseResult],
 ) -> Result<Vec<Recorded>> {
-    let numbers = settle(connection, results).await?;
-    let written: Vec<(&LeaseResult, i64)> = results
-        .iter()
-        .filter_map(|result| Some((*result, *numbers.get(&result.id.to_string())?)))
-        .collect();
-    insert_attempts(connection, &written).await?;
-    for (result, _) in &written {
+    let held = settle::write(connection, results).await?;
+    let is_held = |result: &LeaseResult| {
+        let held = held.as_ref();
+        held.is_none_or(|held| held.contains(&result.id.to_string()))
+    };
+    for result in results {
         if let Transition::Success {
             external_id: Some(external_id),
         } = &result.transition
+            && is_held(result)
         {
             sqlx::query(KEEP_EXTERNAL_ID)
                 .bind(result.id.to_string())
@@ -61,7 +66,7 @@ pub(super) async fn write(
     Ok(results
         .iter()
         .map(|result| {
-            if numbers.contains_key(&result.id.to_string()) {
+            if is_held(result) {
                 Recorded::Written
             } else {
                 Recorded::LeaseLost
@@ -70,43 +75,47 @@ pub(super) async fn write(
         .collect())
 }
 
-/// The deliveries whose lease was still held, with their attempts in all.
-async fn settle(
-    connection: &mut DbConnection,
-    results: &[&LeaseResult],
-) -> Result<HashMap<String, i64>> {
-    let mut numbers = HashMap::with_capacity(results.len());
-    for chunk in chunks(results) {
-        let mut query = sqlx::query(statement(SETTLE, 9, chunk.len()));
-        for result in chunk {
-            let (state, due_at) = match &result.transition {
-                Transition::Success { .. } => (SUCCESS, None),
-                Transition::RetryAt(at) => (RETRYING, Some(at.0)),
-                Transition::Failed => (FAILED, None),
-                Transition::Cancelled => (CANCELLED, None),
-                Transition::Filtered => (FILTERED, None),
-                Transition::Parked => (RETRYING, None),
-            };
-            let external_id = match &result.transition {
-                Transition::Success { external_id } => external_id.as_deref(),
-                _ => None,
-            };
-            query = query
-                .bind(result.id.to_string())
-                .bind(result.token.0)
-                .bind(state)
-                .bind(due_at)
-                .bind(i64::from(result.attempt.is_some()))
-                .bind(external_id)
-                .bind(last_error(result.attempt.as_ref()))
-                .bind(result.at.0)
-                .bind(i64::from(counted(result)));
-        }
-        for row in query.fetch_all(&mut *connection).await? {
-            numbers.insert(row.try_get(0)?, row.try_get(1)?);
-        }
-    }
-    Ok(numbers)
+/// Columns: id, token, state, due_at, attempts made (0 or 1), external_id, last_error, at, attempts
+/// counted (0 or 1).
+pub(super) fn outcome(result: &LeaseResult) -> [Cell<'_>; 9] {
+    let (state, due_at) = match &result.transition {
+        Transition::Success { .. } => (SUCCESS, None),
+        Transition::RetryAt(at) => (RETRYING, Some(at.0)),
+        Transition::Failed => (FAILED, None),
+        Transition::Cancelled => (CANCELLED, None),
+        Transition::Filtered => (FILTERED, None),
+        Transition::Parked => (RETRYING, None),
+    };
+    let external_id = match &result.transition {
+        Transition::Success { external_id } => external_id.as_deref(),
+        _ => None,
+    };
+    [
+        result.id.to_string().into(),
+        result.token.0.into(),
+        state.into(),
+        due_at.into(),
+        i64::from(result.attempt.is_some()).into(),
+        external_id.into(),
+        last_error(result.attempt.as_ref()).into(),
+        result.at.0.into(),
+        i64::from(counted(result)).into(),
+    ]
+}
+
+/// Columns: started_at, latency_us, outcome, http_status, provider_version, message, logs.
+pub(super) fn logged(attempt: &Attempt) -> [Cell<'_>; 7] {
+    [
+        attempt.started_at.0.into(),
+        i64::try_from(attempt.latency.as_micros())
+            .unwrap_or(i64::MAX)
+            .into(),
+        attempt.outcome.as_str().into(),
+        attempt.http_status.map(i64::from).into(),
+        attempt.provider_version.as_deref().into(),
+        attempt.message.as_str().into(),
+        logs_json(attempt).into(),
+    ]
 }
 
 fn counted(result: &LeaseResult) -> bool {
@@ -117,33 +126,6 @@ fn last_error(attempt: Option<&Attempt>) -> Option<&str> {
     attempt
         .filter(|attempt| attempt.outcome != Outcome::Success)
         .map(|attempt| attempt.message.as_str())
-}
-
-async fn insert_attempts(
-    connection: &mut DbConnection,
-    written: &[(&LeaseResult, i64)],
-) -> Result<()> {
-    let made: Vec<(DeliveryId, i64, &Attempt)> = written
-        .iter()
-        .filter_map(|(result, number)| Some((result.id, *number, result.attempt.as_ref()?)))
-        .collect();
-    for chunk in chunks(&made) {
-        let mut query = sqlx::query(statement(INSERT_ATTEMPTS, 9, chunk.len()));
-        for (id, number, attempt) in chunk {
-            query = query
-                .bind(id.to_string())
-                .bind(number)
-                .bind(attempt.started_at.0)
-                .bind(i64::try_from(attempt.latency.as_micros()).unwrap_or(i64::MAX))
-                .bind(attempt.outcome.as_str())
-                .bind(attempt.http_status.map(i64::from))
-                .bind(attempt.provider_version.as_deref())
-                .bind(attempt.message.as_str())
-                .bind(logs_json(attempt));
-        }
-        query.execute(&mut *connection).await?;
-    }
-    Ok(())
 }
 
 fn logs_json(attempt: &Attempt) -> Option<String> {

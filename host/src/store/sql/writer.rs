@@ -116,6 +116,7 @@ where
     let mut transaction = writing.begin().await?;
     let value = work(&mut transaction).await?;
     transaction.commit().await?;
+    writing.committed();
     Ok(value)
 }
 
@@ -197,6 +198,7 @@ impl Group {
                 .push(claim::write(&mut transaction, request, cursor).await?);
         }
         transaction.commit().await?;
+        writing.committed();
         Ok(done)
     }
 

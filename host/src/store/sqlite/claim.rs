@@ -6,9 +6,9 @@ use std::sync::Arc;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, SqliteConnection};
 
-use super::batch::{chunks, statement};
 use super::lanes::{self, Cursor, in_order};
 use super::row::{IN_FLIGHT, event_from_row, parse};
+use super::values::{chunks, statement};
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{FencingToken, LeasedDelivery};
 use crate::domain::event::Event;
@@ -42,8 +42,8 @@ const LEASE_PICKED: &str = concat!(lease!(), "(SELECT value FROM json_each(?5))"
 const OUTLOOK: &str = "SELECT EXISTS (SELECT 1 FROM deliveries WHERE due_at IS NOT NULL AND due_at <= ?1), \
      (SELECT min(due_at) FROM deliveries WHERE due_at IS NOT NULL AND due_at > ?1)";
 
-const EVENTS: &str = "SELECT id, event_type, payload, occurred_at, received_at, correlation_key, system_ids FROM events WHERE (id) IN (VALUES {rows})";
-const EXTERNAL_IDS: &str = "SELECT x.subscription_id, x.correlation_key, x.external_id FROM external_ids x WHERE (x.subscription_id, x.correlation_key) IN (VALUES {rows})";
+const EVENTS: &str = "SELECT id, event_type, payload, occurred_at, received_at, correlation_key, system_ids FROM events WHERE (id) IN ({rows})";
+const EXTERNAL_IDS: &str = "SELECT x.subscription_id, x.correlation_key, x.external_id FROM external_ids x WHERE (x.subscription_id, x.correlation_key) IN ({rows})";
 
 /// A leased row before its event is known.
 struct Leased {

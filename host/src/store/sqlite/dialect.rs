@@ -1,8 +1,11 @@
 //! What SQLite has of its own, for the statements that both databases share.
 
-use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::query::Query;
+use sqlx::sqlite::{SqliteArguments, SqliteConnectOptions};
 use sqlx::{Connection as _, Sqlite, SqliteConnection, SqlitePool, SqliteTransaction};
 
+use super::batch::Cell;
+use super::values::{chunks, statement};
 use crate::store::Result;
 
 pub(super) type Db = Sqlite;
@@ -22,6 +25,48 @@ pub(super) const BACKLOG: &str =
     "SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE due_at IS NOT NULL LIMIT $1) AS waiting";
 pub(super) const FORGET_REJECTIONS: &str = "DELETE FROM source_rejections WHERE source_id = $1 AND rowid NOT IN (SELECT rowid FROM source_rejections WHERE source_id = $1 ORDER BY rowid DESC LIMIT $2)";
 pub(super) const REJECTIONS: &str = "SELECT at, remote_address, reason FROM source_rejections WHERE source_id = $1 ORDER BY rowid DESC";
+
+/// Runs `template` for all `rows`, which stand where it has `{rows}`; returns how many rows of the
+/// table that touched.
+pub(super) async fn write_rows<const COLUMNS: usize>(
+    connection: &mut DbConnection,
+    template: &'static str,
+    rows: &[[Cell<'_>; COLUMNS]],
+) -> Result<u64> {
+    let mut touched = 0;
+    for chunk in chunks(rows) {
+        let done = bound(template, chunk).execute(&mut *connection).await?;
+        touched += done.rows_affected();
+    }
+    Ok(touched)
+}
+
+/// As [`write_rows`], for what the statement returns.
+pub(super) async fn read_rows<const COLUMNS: usize>(
+    connection: &mut DbConnection,
+    template: &'static str,
+    rows: &[[Cell<'_>; COLUMNS]],
+) -> Result<Vec<DbRow>> {
+    let mut returned = Vec::new();
+    for chunk in chunks(rows) {
+        returned.extend(bound(template, chunk).fetch_all(&mut *connection).await?);
+    }
+    Ok(returned)
+}
+
+fn bound<'q, const COLUMNS: usize>(
+    template: &'static str,
+    rows: &'q [[Cell<'_>; COLUMNS]],
+) -> Query<'q, Db, SqliteArguments> {
+    let mut query = sqlx::query(statement(template, COLUMNS, rows.len()));
+    for cell in rows.iter().flatten() {
+        query = match cell {
+            Cell::Text(text) => query.bind(text.as_deref()),
+            Cell::Number(number) => query.bind(number),
+        };
+    }
+    query
+}
 
 /// The one connection that writes.
 pub(super) struct Writing {
@@ -47,6 +92,9 @@ impl Writing {
         }
         Ok(self.connection.begin_with("BEGIN IMMEDIATE").await?)
     }
+
+    /// The transaction was committed.
+    pub(super) fn committed(&mut self) {}
 
     /// Leaves the file tidy.
     pub(super) async fn close(self) {

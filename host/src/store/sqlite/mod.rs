@@ -38,6 +38,8 @@ mod dialect;
 mod lanes;
 #[cfg(test)]
 mod plans;
+mod settle;
+mod values;
 
 // What is the same for both databases, compiled against this one's `dialect`.
 #[path = "../sql/accept.rs"]

@@ -1,0 +1,54 @@
+//! Results of leases and their attempts, in one statement.
+
+use std::collections::HashSet;
+
+use sqlx::Row as _;
+
+use super::batch::Cell;
+use super::dialect::{DbConnection, read_rows};
+use super::record::{logged, outcome, settle_from};
+use crate::domain::delivery::LeaseResult;
+use crate::store::Result;
+
+/// Rows: the columns of [`outcome`], then those of [`logged`].
+const SETTLE: &str = concat!(
+    "WITH v AS MATERIALIZED ({rows}), settled AS (",
+    settle_from!("v"),
+    " RETURNING deliveries.id, deliveries.attempts_total), \
+     logged AS (INSERT INTO attempts (delivery_id, number, started_at, latency_us, outcome, http_status, provider_version, message, logs) \
+       SELECT s.id, s.attempts_total, v.column10, v.column11, v.column12, v.column13, v.column14, v.column15, v.column16 \
+       FROM v JOIN settled s ON s.id = v.column1 WHERE v.column5 = 1) \
+     SELECT id FROM settled"
+);
+
+/// Writes the results whose lease was still held: `None`: all of them, else those.
+pub(super) async fn write(
+    connection: &mut DbConnection,
+    results: &[&LeaseResult],
+) -> Result<Option<HashSet<String>>> {
+    let rows: Vec<[Cell<'_>; 16]> = results
+        .iter()
+        .map(|result| {
+            let [a, b, c, d, e, f, g, h, i] = outcome(result);
+            let [j, k, l, m, n, o, p] = match &result.attempt {
+                Some(attempt) => logged(attempt),
+                None => [
+                    Cell::Number(None),
+                    Cell::Number(None),
+                    Cell::Text(None),
+                    Cell::Number(None),
+                    Cell::Text(None),
+                    Cell::Text(None),
+                    Cell::Text(None),
+                ],
+            };
+            [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]
+        })
+        .collect();
+    let rows = read_rows(connection, SETTLE, &rows).await?;
+    if rows.len() == results.len() {
+        return Ok(None);
+    }
+    let ids = rows.iter().map(|row| Ok(row.try_get(0)?));
+    Ok(Some(ids.collect::<Result<_>>()?))
+}
