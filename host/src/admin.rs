@@ -7,8 +7,9 @@ use std::sync::Arc;
 use anyhow::{Context as _, anyhow};
 use serde_json::json;
 
-use crate::api::new_key;
+use crate::api::{KeyView, new_key};
 use crate::config::Config;
+use crate::domain::audit::{Actor, NewEntry};
 use crate::domain::clock::{Clock as _, rfc3339};
 use crate::domain::id::KeyId;
 use crate::domain::key::{ApiKey, Role};
@@ -16,6 +17,11 @@ use crate::domain::provider::Descriptor;
 use crate::plugin::compile_child::{CompileLimits, Compiler};
 use crate::plugin::registry;
 use crate::wire::{self, SystemClock};
+
+/// Whoever is at the command line.
+fn actor(command: &str) -> Actor {
+    Actor::command(rustix::process::getuid().as_raw(), command)
+}
 
 /// Makes a key and prints its text, once.
 ///
@@ -26,16 +32,17 @@ pub async fn create_key(config: &Config, name: String, role: Role) -> anyhow::Re
     let now = SystemClock.now();
     let new = new_key();
     let id: KeyId = wire::ids().next(now);
-    store
-        .put_key(ApiKey {
-            id,
-            name,
-            role,
-            hash: new.hash,
-            created_at: now,
-            revoked_at: None,
-        })
-        .await?;
+    let key = ApiKey {
+        id,
+        name,
+        role,
+        hash: new.hash,
+        created_at: now,
+        revoked_at: None,
+    };
+    let entry = NewEntry::new(now, actor("key create"), "key.created", "key", id)
+        .after(&KeyView::from(&key));
+    store.audited(entry).put_key(key).await?;
     eprintln!("{id}: this is the only time the key is shown");
     println!("{}", *new.text);
     Ok(())
@@ -68,7 +75,13 @@ pub async fn list_keys(config: &Config) -> anyhow::Result<()> {
 pub async fn revoke_key(config: &Config, id: &str) -> anyhow::Result<()> {
     let id: KeyId = id.parse()?;
     let store = wire::open_store(config).await?;
-    if store.revoke_key(id, SystemClock.now()).await? {
+    let now = SystemClock.now();
+    let mut entry = NewEntry::new(now, actor("key revoke"), "key.revoked", "key", id);
+    let keys = store.keys().await?;
+    if let Some(key) = keys.iter().find(|key| key.id == id) {
+        entry = entry.before(&KeyView::from(key));
+    }
+    if store.audited(entry).revoke_key(id, now).await? {
         println!("{id} is revoked");
         Ok(())
     } else {

@@ -62,6 +62,18 @@ pub enum ProcessRole {
     Worker,
 }
 
+impl ProcessRole {
+    /// Its name.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::All => "all",
+            Self::Api => "api",
+            Self::Worker => "worker",
+        }
+    }
+}
+
 /// The system of record.
 #[derive(Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]

@@ -1,26 +1,40 @@
 //! `hookport doctor`: looks at everything the gateway depends on and says what to do.
 
+mod audit;
+mod secrets;
+
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::ExitCode;
 
 use crate::config::Config;
 use crate::coord::Coord as _;
 use crate::coord::redis::Redis;
+use crate::domain::audit::Anchor;
 use crate::queue::rabbitmq;
 use crate::vault::key::{VARIABLE, WhenMissing};
-use crate::vault::{KeyError, MasterKey};
+use crate::vault::{KeyError, KeyRing};
 use crate::wire;
+
+/// What to look at beside the rest.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Asked {
+    /// The whole audit trail.
+    pub audit: bool,
+    /// A place that it has to hold.
+    pub expected: Option<Anchor>,
+}
 
 /// Prints a line a check; the exit status is 1 when one fails.
 ///
 /// # Errors
 /// None of its own: what fails is a line.
-pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
+pub async fn run(config: Config, asked: Asked) -> anyhow::Result<ExitCode> {
     let mut checks = vec![
         ("data directory", data_dir(&config)),
         ("database", database(&config).await),
         ("broker", broker(&config).await),
         ("master key", master_key(&config)),
+        ("secrets", secrets::under_which_key(&config).await),
         ("providers", providers(&config)),
         (
             "sandbox",
@@ -31,6 +45,9 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
     ];
     if let Some(url) = &config.redis.url {
         checks.push(("redis", redis(url, &config.redis.prefix).await));
+    }
+    if asked.audit {
+        checks.push(("audit trail", audit::trail(&config, asked.expected).await));
     }
     let mut code = ExitCode::SUCCESS;
     for (name, result) in checks {
@@ -102,10 +119,9 @@ async fn redis(url: &str, prefix: &str) -> Result<String, String> {
 }
 
 fn master_key(config: &Config) -> Result<String, String> {
-    let variable = std::env::var(VARIABLE).ok();
-    let path = config.data_dir.join("vault.key");
-    match MasterKey::load(variable.as_deref(), &path, WhenMissing::Refuse) {
-        Ok(_) if variable.is_some() => Ok(format!("from {VARIABLE}")),
+    let (variables, path) = (wire::key_variables(), wire::key_file(config));
+    match KeyRing::load(&variables, &path, WhenMissing::Refuse) {
+        Ok(_) if variables.key.is_some() => Ok(format!("from {VARIABLE}")),
         Ok(_) => Ok(format!(
             "{}; keep a backup apart from the database",
             path.display()

@@ -16,6 +16,7 @@ pub mod ingress;
 pub mod metrics;
 pub mod plugin;
 pub mod queue;
+pub mod rotate;
 #[cfg(test)]
 mod simulation;
 pub mod store;

@@ -7,9 +7,10 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use hookport::config::{Config, ProcessRole};
+use hookport::domain::audit::Anchor;
 use hookport::domain::key::Role;
 use hookport::wire::{self, Gateway};
-use hookport::{admin, bench, demo, doctor};
+use hookport::{admin, bench, demo, doctor, rotate};
 
 /// A delivery makes a few hundred short-lived allocations on one thread and frees many of them on
 /// another; the system's allocator spent a seventh of the processor on that (docs/benchmarks.md).
@@ -43,13 +44,29 @@ enum Command {
         #[command(subcommand)]
         action: KeyAction,
     },
+    /// Look after the keys that secrets are sealed with
+    Vault {
+        #[command(flatten)]
+        config: ConfigArguments,
+        #[command(subcommand)]
+        action: VaultAction,
+    },
     /// Look at provider components
     Provider {
         #[command(subcommand)]
         action: ProviderAction,
     },
     /// Check what the gateway depends on, and say what to do
-    Doctor(ConfigArguments),
+    Doctor {
+        #[command(flatten)]
+        config: ConfigArguments,
+        /// Follow the whole audit trail as well
+        #[arg(long)]
+        audit: bool,
+        /// The end of the audit trail that an earlier check printed: it has to be there still
+        #[arg(long, requires = "audit", value_name = "SEQUENCE:HASH")]
+        expect: Option<Anchor>,
+    },
     /// Print the OpenAPI document
     Openapi,
     /// Measure throughput and latency on this machine
@@ -149,6 +166,12 @@ enum KeyAction {
 }
 
 #[derive(Subcommand)]
+enum VaultAction {
+    /// Go over to a new master key, while the gateway works
+    Rotate,
+}
+
+#[derive(Subcommand)]
 enum ProviderAction {
     /// List the components of a directory with what they say of themselves
     List {
@@ -218,6 +241,9 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
                     KeyAction::Revoke { id } => admin::revoke_key(&config, &id).await?,
                 }
             }
+            Command::Vault { config, action } => match action {
+                VaultAction::Rotate => rotate::rotate(&config.load()?).await?,
+            },
             Command::Provider { action } => match action {
                 ProviderAction::List { providers } => admin::list_providers(&providers).await?,
                 ProviderAction::Inspect { file } => admin::inspect_provider(&file).await?,
@@ -225,7 +251,14 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
                     admin::preinitialize_provider(&file, &output).await?;
                 }
             },
-            Command::Doctor(config) => return doctor::run(config.load()?).await,
+            Command::Doctor {
+                config,
+                audit,
+                expect: expected,
+            } => {
+                let asked = doctor::Asked { audit, expected };
+                return doctor::run(config.load()?, asked).await;
+            }
             Command::Openapi => print!("{}", hookport::api::openapi()),
             Command::Bench(arguments) => bench::run(&arguments).await?,
             Command::Demo(arguments) => demo::run(&arguments).await?,

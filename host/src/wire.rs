@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use anyhow::Context as _;
-use tokio::sync::broadcast::error::RecvError;
+use anyhow::{Context as _, bail};
+use serde_json::json;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::api::{self, Api, HealthCheck, new_key};
+use crate::api::{self, Api, HealthCheck, KeyView, new_key};
 use crate::config::{Config, ProcessRole};
 use crate::coord::Coord;
 use crate::coord::fallback::Fallback;
@@ -21,30 +21,33 @@ use crate::coord::markers::Markers;
 use crate::coord::memory::Memory;
 use crate::coord::redis::Redis;
 use crate::coord::sealed::SealedValues;
+use crate::dispatch::key_keeping::KeyKeeper;
+use crate::dispatch::rotation::Rotation;
 use crate::dispatch::{
     Accepter, Ids, Programs, Replayer, Snapshots, StoredDocuments, Worker, WorkerConfig,
-    operational,
+    announcements, operational, rotation,
 };
+use crate::domain::audit::{Actor, NewEntry};
 use crate::domain::clock::{Clock, Timestamp};
 use crate::domain::id::{KeyId, WorkerId};
 use crate::domain::key::{ApiKey, Role};
-use crate::domain::provider::{ComponentState, ProviderId};
+use crate::domain::provider::ProviderId;
 use crate::egress::{Egress, EgressConfig};
 use crate::ingress::Ingress;
 use crate::ingress::limiter::Limiter;
 use crate::metrics::Metrics;
 use crate::plugin::compile_child::{CompileLimits, Compiler};
 use crate::plugin::engine::{Sandbox, SandboxConfig};
-use crate::plugin::registry::{Documents, Registry, RegistryConfig, RegistryEvent};
+use crate::plugin::registry::{Registry, RegistryConfig};
 use crate::queue::Queue;
 use crate::queue::broker::Broker;
 use crate::queue::embedded::EmbeddedQueue;
 use crate::queue::rabbitmq::{self, Figures, RabbitConfig, RabbitQueue};
 use crate::store::postgres::PostgresStore;
-use crate::store::sqlite::SqliteStore;
-use crate::store::{CatalogStore, OutboxStore, Store};
-use crate::vault::key::{VARIABLE, WhenMissing};
-use crate::vault::{MasterKey, Vault};
+use crate::store::sqlite::{self, SqliteReader, SqliteStore};
+use crate::store::{Catalog, OutboxStore, ReadStore, Store, StoreError};
+use crate::vault::key::{OTHERS_VARIABLE, VARIABLE, Variables, WhenMissing};
+use crate::vault::{KeyRing, Vault};
 
 /// Calls that the API makes itself: tests of connections, options.
 const API_CALLS: u32 = 32;
@@ -103,6 +106,63 @@ pub async fn open_store(config: &Config) -> anyhow::Result<Arc<dyn Store>> {
         Some(url) => Arc::new(PostgresStore::open(url, config.store.migrate_at_start).await?),
         None => Arc::new(SqliteStore::open(&data_dir.join("hookport.db")).await?),
     })
+}
+
+/// Opens the store to be read, also while a gateway has it.
+///
+/// # Errors
+/// When the database cannot be opened.
+pub async fn open_reader(config: &Config) -> anyhow::Result<Arc<dyn ReadStore>> {
+    Ok(match &config.store.url {
+        Some(url) => Arc::new(PostgresStore::open(url, false).await?),
+        None => Arc::new(SqliteReader::open(&config.data_dir.join("hookport.db")).await?),
+    })
+}
+
+/// Whether the database could not be opened because a running process has it.
+#[must_use]
+pub fn is_in_use(error: &anyhow::Error) -> bool {
+    let found = error.downcast_ref::<sqlite::OpenError>();
+    matches!(found, Some(sqlite::OpenError::InUse(_)))
+}
+
+/// What the environment says of master keys.
+#[must_use]
+pub fn key_variables() -> Variables {
+    Variables {
+        key: std::env::var(VARIABLE).ok(),
+        others: std::env::var(OTHERS_VARIABLE).ok(),
+    }
+}
+
+/// Where the master key is, unless the environment has it.
+#[must_use]
+pub fn key_file(config: &Config) -> PathBuf {
+    config.data_dir.join("vault.key")
+}
+
+/// With a key that opens nothing of what is on record, every delivery would fail.
+fn refuse_wrong_keys(catalog: &Catalog, vault: &Vault) -> anyhow::Result<()> {
+    let counts = rotation::count(catalog);
+    let keys = vault.keys();
+    let unknown: Vec<_> = counts
+        .keys()
+        .filter(|key| !keys.opens.contains(*key))
+        .collect();
+    if unknown.is_empty() {
+        return Ok(());
+    }
+    if unknown.len() == counts.len() {
+        bail!(
+            "the master key {} opens none of the secrets on record, which are under {unknown:?}: put the right key into {VARIABLE} or vault.key; the one before goes into {OTHERS_VARIABLE}, or the second line of vault.key",
+            keys.seals
+        );
+    }
+    tracing::error!(
+        ?unknown,
+        "some secrets on record are under keys that are not at hand: put those into {OTHERS_VARIABLE}, or enter the secrets again"
+    );
+    Ok(())
 }
 
 /// The engine, with room for the configured work.
@@ -168,6 +228,8 @@ pub struct Gateway {
     serving: JoinHandle<std::io::Result<()>>,
     working: JoinHandle<()>,
     drain: Duration,
+    store: Arc<dyn Store>,
+    process: Actor,
 }
 
 impl Gateway {
@@ -179,18 +241,19 @@ impl Gateway {
         let store = open_store(&config).await?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let ids = Arc::new(ids());
-        let variable = std::env::var(VARIABLE).ok();
-        let master = MasterKey::load(
-            variable.as_deref(),
-            &config.data_dir.join("vault.key"),
-            if store.is_shared() {
-                WhenMissing::Refuse
-            } else {
-                WhenMissing::Create
-            },
-        )?;
-        let vault = Arc::new(Vault::new(&master, &[]));
-        first_key(&*store, &clock, &ids, &config.data_dir).await?;
+        let (variables, key_file) = (key_variables(), key_file(&config));
+        let when_missing = if store.is_shared() {
+            WhenMissing::Refuse
+        } else {
+            WhenMissing::Create
+        };
+        let ring = KeyRing::load(&variables, &key_file, when_missing)?;
+        let vault = Arc::new(Vault::new(&ring.sealing, &ring.others));
+        refuse_wrong_keys(&store.catalog().await?, &vault)?;
+        let worker_id: WorkerId = ids.next(clock.now());
+        let process = Actor::process(worker_id, config.role.as_str());
+        record_process(&*store, &*clock, &process, "process.started").await?;
+        first_key(&*store, &clock, &ids, &config.data_dir, &process).await?;
         operational::register(&*store, &clock).await?;
         if !store.is_shared() {
             // This process is alone on the store: whoever held leases is gone.
@@ -209,15 +272,29 @@ impl Gateway {
             snapshots: snapshots.clone(),
             vault: vault.clone(),
             clock: clock.clone(),
+            process: process.clone(),
         });
         let mut metrics = Metrics::default();
-        let worker_id: WorkerId = ids.next(clock.now());
         let WorkQueue { queue, broker } =
             work_queue(&config, &store, &clock, worker_id, &mut metrics)?;
         let metrics = Arc::new(metrics);
         let (coord, redis_check) = coord(&config, &clock, &metrics).await?;
         let sandbox = sandbox(&config)?.sharing(SealedValues::shared(coord.clone(), vault.clone()));
-        let registry = registry(&config, sandbox, store.clone(), documents, clock.clone()).await?;
+        let registry = registry(&config, sandbox, documents, clock.clone()).await?;
+        let keeper = KeyKeeper {
+            file: variables.key.is_none().then_some(key_file),
+            variables,
+            rotation: Rotation {
+                store: store.clone(),
+                snapshots: snapshots.clone(),
+                vault: vault.clone(),
+                clock: clock.clone(),
+                actor: process.clone(),
+            },
+            process: worker_id,
+            is_shared: store.is_shared(),
+        };
+        tokio::spawn(keeper.run());
         if store.is_shared() {
             // Before the first claim: what a process holds that nobody ever saw would wait for the
             // end of its lease.
@@ -240,8 +317,12 @@ impl Gateway {
             programs: Arc::new(Programs::new(registry.clone())),
             metrics: metrics.clone(),
             markers: Markers::new(coord.clone(), store.clone()),
+            process: process.clone(),
         });
-        tell_of_failures(&registry, accepter.clone());
+        tokio::spawn(announcements::pass_on(
+            registry.subscribe(),
+            accepter.clone(),
+        ));
         let replayer = Arc::new(Replayer {
             store: store.clone(),
             queue: queue.clone(),
@@ -312,6 +393,7 @@ impl Gateway {
             event_bytes_max: config.event_bytes_max,
             batch_bytes_max: config.batch_bytes_max,
         });
+        let recorded = api.store.clone();
         let router = match role {
             ProcessRole::Worker => api::health_router(api),
             ProcessRole::All | ProcessRole::Api => api::router(api),
@@ -328,6 +410,8 @@ impl Gateway {
             serving,
             working,
             drain,
+            store: recorded,
+            process,
         })
     }
 
@@ -344,7 +428,24 @@ impl Gateway {
             );
         }
         let _ = tokio::time::timeout(self.drain, self.serving).await;
+        let stopped = record_process(&*self.store, &SystemClock, &self.process, "process.stopped");
+        if let Err(error) = stopped.await {
+            tracing::warn!(%error, "that this process stopped is not in the audit trail");
+        }
     }
+}
+
+/// Puts on record that this process begins or ends.
+async fn record_process(
+    store: &dyn Store,
+    clock: &dyn Clock,
+    process: &Actor,
+    action: &'static str,
+) -> Result<(), StoreError> {
+    let shown = json!({"version": env!("CARGO_PKG_VERSION"), "role": process.name});
+    let (now, id) = (clock.now(), &process.id);
+    let entry = NewEntry::new(now, process.clone(), action, "process", id).after(&shown);
+    store.append_audit(vec![entry]).await
 }
 
 /// Where work comes from.
@@ -460,8 +561,7 @@ pub(crate) async fn hear_of_work(
 async fn registry(
     config: &Config,
     sandbox: Sandbox,
-    store: Arc<dyn CatalogStore>,
-    documents: Arc<dyn Documents>,
+    documents: Arc<StoredDocuments>,
     clock: Arc<dyn Clock>,
 ) -> anyhow::Result<Arc<Registry>> {
     let directory = config.providers_dir.clone();
@@ -482,18 +582,26 @@ async fn registry(
         provider_limits,
         ..RegistryConfig::new(directory, compiler)
     };
-    let registry =
-        Registry::start(registry_config, Arc::new(sandbox), store, documents, clock).await?;
+    let sandbox = Arc::new(sandbox);
+    let registry = Registry::start(
+        registry_config,
+        sandbox,
+        documents.clone(),
+        documents,
+        clock,
+    )
+    .await?;
     Ok(Arc::new(registry))
 }
 
 /// On the very first start there is nobody who could make a key: one is made and left in a file
 /// that only its owner can read.
 async fn first_key(
-    store: &dyn CatalogStore,
+    store: &dyn Store,
     clock: &Arc<dyn Clock>,
     ids: &Ids,
     data_dir: &Path,
+    process: &Actor,
 ) -> anyhow::Result<()> {
     if !store.keys().await?.is_empty() {
         return Ok(());
@@ -510,16 +618,17 @@ async fn first_key(
         .with_context(|| path.display().to_string())?;
     writeln!(file, "{}", *new.text)?;
     file.sync_all()?;
-    store
-        .put_key(ApiKey {
-            id: ids.next::<KeyId>(now),
-            name: "first admin".to_owned(),
-            role: Role::Admin,
-            hash: new.hash,
-            created_at: now,
-            revoked_at: None,
-        })
-        .await?;
+    let key = ApiKey {
+        id: ids.next::<KeyId>(now),
+        name: "first admin".to_owned(),
+        role: Role::Admin,
+        hash: new.hash,
+        created_at: now,
+        revoked_at: None,
+    };
+    let entry = NewEntry::new(now, process.clone(), "key.created", "key", key.id)
+        .after(&KeyView::from(&key));
+    store.audited(entry).put_key(key).await?;
     tracing::warn!(path = %path.display(), "FIRST START: an admin key was created and written to this file. Make keys of your own with it, then revoke it and delete the file");
     Ok(())
 }
@@ -569,32 +678,4 @@ fn checks(
         }),
     });
     [providers, worker].into_iter().chain(broker).collect()
-}
-
-/// Turns failures of provider files into operational events.
-fn tell_of_failures(registry: &Arc<Registry>, accepter: Arc<Accepter>) {
-    let mut events = registry.subscribe();
-    tokio::spawn(async move {
-        loop {
-            let event = match events.recv().await {
-                Ok(event) => event,
-                Err(RecvError::Lagged(_)) => continue,
-                Err(RecvError::Closed) => break,
-            };
-            if let RegistryEvent::Failed { provider, report } = event {
-                let reason = match &report.state {
-                    ComponentState::Rejected(reason) => reason.as_str(),
-                    _ => "",
-                };
-                let payload = serde_json::json!({
-                    "file": report.file,
-                    "provider": provider.map(|id| id.to_string()),
-                    "reason": reason,
-                });
-                accepter
-                    .emit_operational(operational::PROVIDER_FAILED, payload)
-                    .await;
-            }
-        }
-    });
 }

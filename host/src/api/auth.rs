@@ -12,10 +12,15 @@ use sha2::{Digest, Sha256};
 
 use super::Shared;
 use super::error::ApiError;
+use crate::dispatch::Snapshot;
+use crate::domain::audit::{Actor, Author, NewEntry};
 use crate::domain::id::KeyId;
-use crate::domain::key::Role;
+use crate::domain::key::{ApiKey, Role};
 
 const PREFIX: &str = "hp_";
+/// Names a request in the log and in the audit trail.
+const REQUEST_ID: &str = "x-request-id";
+const REQUEST_ID_BYTES_MAX: usize = 64;
 
 /// A key that was just made: the only time its text exists here.
 #[derive(Debug)]
@@ -41,67 +46,93 @@ fn hash(text: &str) -> [u8; 32] {
     Sha256::digest(text).into()
 }
 
-/// Who calls.
-#[derive(Clone, Copy, Debug)]
+/// The key that a request came with.
+fn identify<'s>(parts: &Parts, snapshot: &'s Snapshot) -> Result<&'s ApiKey, ApiError> {
+    let header = parts
+        .headers
+        .get(AUTHORIZATION)
+        .and_then(|value| value.to_str().ok());
+    let text = header.and_then(|header| {
+        let (scheme, text) = header.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then_some(text.trim())
+    });
+    let text = text
+        .filter(|text| text.starts_with(PREFIX))
+        .ok_or_else(ApiError::unauthorized)?;
+    let key = snapshot.keys.get(&hash(text));
+    key.ok_or_else(ApiError::unauthorized)
+}
+
+/// Who calls, for what is written into the audit trail about the call.
+#[derive(Clone, Debug)]
 pub(super) struct Caller {
-    pub(super) key: KeyId,
-    role: Role,
+    pub(super) name: String,
+    author: Author,
 }
 
 impl Caller {
-    fn identify(parts: &Parts, api: &Shared) -> Result<Self, ApiError> {
-        let header = parts
-            .headers
-            .get(AUTHORIZATION)
-            .and_then(|value| value.to_str().ok());
-        let text = header.and_then(|header| {
-            let (scheme, text) = header.split_once(' ')?;
-            scheme.eq_ignore_ascii_case("bearer").then_some(text.trim())
-        });
-        let text = text
-            .filter(|text| text.starts_with(PREFIX))
-            .ok_or_else(ApiError::unauthorized)?;
-        let snapshot = api.snapshots.current();
-        let key = snapshot
-            .keys
-            .get(&hash(text))
-            .ok_or_else(ApiError::unauthorized)?;
-        Ok(Self {
-            key: key.id,
-            role: key.role,
-        })
+    fn new(parts: &Parts, key: &ApiKey) -> Self {
+        let request_id = parts.headers.get(REQUEST_ID);
+        let request_id = request_id.and_then(|value| value.to_str().ok());
+        Self {
+            name: key.name.clone(),
+            author: Author {
+                actor: Actor::key(key.id, &key.name),
+                request_id: request_id
+                    .filter(|id| (1..=REQUEST_ID_BYTES_MAX).contains(&id.len()))
+                    .map(str::to_owned),
+            },
+        }
+    }
+
+    /// An entry about what the caller did.
+    pub(super) fn did(
+        &self,
+        api: &Shared,
+        action: &'static str,
+        target_kind: &'static str,
+        target_id: impl std::fmt::Display,
+    ) -> NewEntry {
+        let author = self.author.clone();
+        NewEntry::new(api.clock.now(), author, action, target_kind, target_id)
+    }
+
+    /// Who it is, for others to make an entry of.
+    pub(super) fn author(self) -> Author {
+        self.author
     }
 }
 
-macro_rules! permission {
-    ($(#[$doc:meta])* $name:ident, $needed:literal, $allowed:expr) => {
-        $(#[$doc])*
-        pub(super) struct $name(#[expect(dead_code, reason = "its presence is the check")] Caller);
+/// May read.
+pub(super) struct Read;
 
-        impl FromRequestParts<Shared> for $name {
-            type Rejection = ApiError;
+impl FromRequestParts<Shared> for Read {
+    type Rejection = ApiError;
 
-            async fn from_request_parts(parts: &mut Parts, api: &Shared) -> Result<Self, ApiError> {
-                let caller = Caller::identify(parts, api)?;
-                let allowed: fn(Role) -> bool = $allowed;
-                if allowed(caller.role) { Ok(Self(caller)) } else { Err(ApiError::forbidden($needed)) }
-            }
+    async fn from_request_parts(parts: &mut Parts, api: &Shared) -> Result<Self, ApiError> {
+        let snapshot = api.snapshots.current();
+        if identify(parts, &snapshot)?.role < Role::Viewer {
+            return Err(ApiError::forbidden("viewer, operator or admin"));
         }
-    };
+        Ok(Self)
+    }
 }
 
-permission!(
-    /// May read.
-    Read,
-    "viewer, operator or admin",
-    |role| role >= Role::Viewer
-);
-permission!(
-    /// May do everything.
-    Administer,
-    "admin",
-    |role| role == Role::Admin
-);
+/// May do everything.
+pub(super) struct Administer(pub(super) Caller);
+
+impl FromRequestParts<Shared> for Administer {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Shared) -> Result<Self, ApiError> {
+        let snapshot = api.snapshots.current();
+        let key = identify(parts, &snapshot)?;
+        if key.role < Role::Admin {
+            return Err(ApiError::forbidden("admin"));
+        }
+        Ok(Self(Caller::new(parts, key)))
+    }
+}
 
 /// May retry, replay, pause, resume and test.
 pub(super) struct Operate(pub(super) Caller);
@@ -110,25 +141,27 @@ impl FromRequestParts<Shared> for Operate {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, api: &Shared) -> Result<Self, ApiError> {
-        let caller = Caller::identify(parts, api)?;
-        if caller.role < Role::Operator {
+        let snapshot = api.snapshots.current();
+        let key = identify(parts, &snapshot)?;
+        if key.role < Role::Operator {
             return Err(ApiError::forbidden("operator or admin"));
         }
-        Ok(Self(caller))
+        Ok(Self(Caller::new(parts, key)))
     }
 }
 
-/// May emit events.
-pub(super) struct Emitting(pub(super) Caller);
+/// May emit events. Holds the key's identifier.
+pub(super) struct Emitting(pub(super) KeyId);
 
 impl FromRequestParts<Shared> for Emitting {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, api: &Shared) -> Result<Self, ApiError> {
-        let caller = Caller::identify(parts, api)?;
-        if caller.role == Role::Viewer {
+        let snapshot = api.snapshots.current();
+        let key = identify(parts, &snapshot)?;
+        if key.role == Role::Viewer {
             return Err(ApiError::forbidden("emitter, operator or admin"));
         }
-        Ok(Self(caller))
+        Ok(Self(key.id))
     }
 }

@@ -9,7 +9,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::Shared;
-use super::auth::{Administer, Operate, Read};
+use super::auth::{Administer, Caller, Operate, Read};
 use super::deliveries::LogLineView;
 use super::error::{ApiError, Problem};
 use super::extract::{Body, Id};
@@ -112,13 +112,23 @@ fn find(snapshot: &Snapshot, id: ConnectionId) -> Result<Connection, ApiError> {
     Ok((*shared.connection).clone())
 }
 
+/// Puts it on record, with the entry about it: `action` of what was `before`.
 async fn store(
     api: &Shared,
     edit: Edit<'_>,
+    (caller, action): (&Caller, &'static str),
+    before: Option<&Connection>,
     connection: Connection,
 ) -> Result<Json<ConnectionView>, ApiError> {
     let view = ConnectionView::from(&connection);
-    api.store.put_connection(connection).await?;
+    let mut entry = caller
+        .did(api, action, "connection", connection.id)
+        .after(&view);
+    if let Some(before) = before {
+        entry = entry.before(&ConnectionView::from(before));
+    }
+    let store = api.store.audited(entry);
+    store.put_connection(connection).await?;
     edit.done().await?;
     Ok(Json(view))
 }
@@ -128,13 +138,15 @@ async fn store(
     request_body = ConnectionInput, responses((status = 201, body = ConnectionView), (status = 400, body = Problem)))]
 pub(super) async fn create(
     State(api): State<Shared>,
-    _: Administer,
+    Administer(caller): Administer,
     Body(input): Body<ConnectionInput>,
 ) -> Result<(StatusCode, Json<ConnectionView>), ApiError> {
     let edit = api.snapshots.edit().await?;
     let id = api.ids.next(api.clock.now());
     let connection = connection(&api, id, input, None)?;
-    Ok((StatusCode::CREATED, store(&api, edit, connection).await?))
+    let by = (&caller, "connection.created");
+    let stored = store(&api, edit, by, None, connection).await?;
+    Ok((StatusCode::CREATED, stored))
 }
 
 /// List the connections
@@ -178,14 +190,15 @@ pub(super) async fn get(
     request_body = ConnectionInput, responses((status = 200, body = ConnectionView), (status = 400, body = Problem), (status = 404, body = Problem)))]
 pub(super) async fn replace(
     State(api): State<Shared>,
-    _: Administer,
+    Administer(caller): Administer,
     Id(id): Id<ConnectionId>,
     Body(input): Body<ConnectionInput>,
 ) -> Result<Json<ConnectionView>, ApiError> {
     let edit = api.snapshots.edit().await?;
     let previous = find(&edit.snapshot, id)?;
     let connection = connection(&api, id, input, Some(&previous))?;
-    store(&api, edit, connection).await
+    let by = (&caller, "connection.updated");
+    store(&api, edit, by, Some(&previous), connection).await
 }
 
 /// Delete a connection
@@ -193,11 +206,15 @@ pub(super) async fn replace(
     responses((status = 204), (status = 404, body = Problem), (status = 409, body = Problem)))]
 pub(super) async fn delete(
     State(api): State<Shared>,
-    _: Administer,
+    Administer(caller): Administer,
     Id(id): Id<ConnectionId>,
 ) -> Result<StatusCode, ApiError> {
     let edit = api.snapshots.edit().await?;
-    if !api.store.delete_connection(id).await? {
+    let previous = find(&edit.snapshot, id)?;
+    let entry = caller
+        .did(&api, "connection.deleted", "connection", id)
+        .before(&ConnectionView::from(&previous));
+    if !api.store.audited(entry).delete_connection(id).await? {
         return Err(ApiError::not_found(format!("connection {id}")));
     }
     edit.done().await?;
@@ -221,7 +238,7 @@ pub(super) struct TestView {
     responses((status = 200, body = TestView), (status = 404, body = Problem)))]
 pub(super) async fn test(
     State(api): State<Shared>,
-    _: Operate,
+    Operate(caller): Operate,
     Id(id): Id<ConnectionId>,
 ) -> Result<Json<TestView>, ApiError> {
     let snapshot = api.snapshots.current();
@@ -233,6 +250,10 @@ pub(super) async fn test(
         .test_connection(&shared.connection.provider, document)
         .await;
     let ok = report.result.is_ok();
+    let entry = caller
+        .did(&api, "connection.tested", "connection", id)
+        .after(&serde_json::json!({"ok": ok, "httpStatus": report.http_status}));
+    api.store.append_audit(vec![entry]).await?;
     Ok(Json(TestView {
         ok,
         message: report.result.unwrap_or_else(|failure| failure.to_string()),

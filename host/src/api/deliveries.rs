@@ -206,7 +206,7 @@ pub(super) async fn get(
     responses((status = 202, body = DeliveryView), (status = 404, body = Problem), (status = 409, body = Problem)))]
 pub(super) async fn retry(
     State(api): State<Shared>,
-    _: Operate,
+    Operate(caller): Operate,
     Id(id): Id<DeliveryId>,
 ) -> Result<(StatusCode, Json<DeliveryView>), ApiError> {
     let missing = || ApiError::not_found(format!("delivery {id}"));
@@ -219,7 +219,11 @@ pub(super) async fn retry(
         ));
     }
     let now = api.clock.now();
-    let delivery = api.store.retry(id, now).await?.ok_or_else(missing)?;
+    let entry = caller
+        .did(&api, "delivery.retried", "delivery", id)
+        .before(&DeliveryView::from(delivery));
+    let store = api.store.audited(entry);
+    let delivery = store.retry(id, now).await?.ok_or_else(missing)?;
     api.queue.wake(now);
     Ok((StatusCode::ACCEPTED, Json(delivery.into())))
 }

@@ -130,7 +130,7 @@ impl From<&EventType> for EventTypeView {
     request_body = EventTypeInput, responses((status = 200, body = EventTypeView), (status = 201, body = EventTypeView), (status = 400, body = Problem)))]
 pub(super) async fn put(
     State(api): State<Shared>,
-    _: Administer,
+    Administer(caller): Administer,
     Id(name): Id<String>,
     Body(input): Body<EventTypeInput>,
 ) -> Result<(StatusCode, Json<EventTypeView>), ApiError> {
@@ -151,7 +151,18 @@ pub(super) async fn put(
         ..checked
     };
     let view = EventTypeView::from(&event_type);
-    api.store.put_event_type(event_type).await?;
+    let action = match before {
+        Some(_) => "event_type.updated",
+        None => "event_type.created",
+    };
+    let mut entry = caller
+        .did(&api, action, "event_type", &view.name)
+        .after(&view);
+    if let Some(before) = &before {
+        entry = entry.before(&EventTypeView::from(before));
+    }
+    let store = api.store.audited(entry);
+    store.put_event_type(event_type).await?;
     edit.done().await?;
     let status = if before.is_some() {
         StatusCode::OK
@@ -256,14 +267,19 @@ pub(super) async fn list_paths(
     responses((status = 204), (status = 404, body = Problem), (status = 409, body = Problem)))]
 pub(super) async fn delete(
     State(api): State<Shared>,
-    _: Administer,
+    Administer(caller): Administer,
     Id(name): Id<String>,
 ) -> Result<StatusCode, ApiError> {
     let missing = || ApiError::not_found(format!("event type {name:?}"));
     let parsed = EventTypeName::parse(&name).map_err(|_| missing())?;
     refuse_reserved(&parsed)?;
     let edit = api.snapshots.edit().await?;
-    if !api.store.delete_event_type(&parsed).await? {
+    let previous = edit.snapshot.event_types.get(&name).ok_or_else(missing)?;
+    let entry = caller
+        .did(&api, "event_type.deleted", "event_type", &name)
+        .before(&EventTypeView::from(&previous.event_type));
+    let store = api.store.audited(entry);
+    if !store.delete_event_type(&parsed).await? {
         return Err(missing());
     }
     edit.done().await?;

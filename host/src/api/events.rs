@@ -89,7 +89,7 @@ impl From<AcceptedEvent> for AcceptedView {
         (status = 400, body = Problem), (status = 413, body = Problem), (status = 422, body = Problem)))]
 pub(super) async fn emit(
     State(api): State<Shared>,
-    Emitting(caller): Emitting,
+    Emitting(key): Emitting,
     headers: HeaderMap,
     JsonBytes(bytes): JsonBytes,
 ) -> Result<Response, ApiError> {
@@ -123,7 +123,7 @@ pub(super) async fn emit(
         .map(|(index, input)| emit_from(input, &at(index), api.event_bytes_max))
         .collect::<Result<Vec<_>, _>>()?;
     let by = EmittedBy {
-        idempotency: idempotency(&headers, caller.key, &bytes)?,
+        idempotency: idempotency(&headers, key, &bytes)?,
     };
     let outcome = api
         .accepter

@@ -30,7 +30,7 @@ pub(super) struct KeyInput {
 /// A key, without its text.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct KeyView {
+pub struct KeyView {
     id: String,
     name: String,
     role: &'static str,
@@ -63,7 +63,7 @@ pub(super) struct NewKeyView {
 #[utoipa::path(post, path = "/keys", tag = "keys", request_body = KeyInput, responses((status = 201, body = NewKeyView), (status = 400, body = Problem)))]
 pub(super) async fn create(
     State(api): State<Shared>,
-    _: Administer,
+    Administer(caller): Administer,
     Body(input): Body<KeyInput>,
 ) -> Result<Response, ApiError> {
     check_name(&input.name)?;
@@ -83,7 +83,8 @@ pub(super) async fn create(
     };
     let view = KeyView::from(&key);
     let edit = api.snapshots.edit().await?;
-    api.store.put_key(key).await?;
+    let entry = caller.did(&api, "key.created", "key", key.id).after(&view);
+    api.store.audited(entry).put_key(key).await?;
     edit.done().await?;
     let body = Json(NewKeyView {
         view,
@@ -119,7 +120,7 @@ pub(super) async fn list(
     responses((status = 204), (status = 404, body = Problem), (status = 409, body = Problem)))]
 pub(super) async fn revoke(
     State(api): State<Shared>,
-    _: Administer,
+    Administer(caller): Administer,
     Id(id): Id<KeyId>,
 ) -> Result<StatusCode, ApiError> {
     let edit = api.snapshots.edit().await?;
@@ -133,8 +134,15 @@ pub(super) async fn revoke(
             "this is the last admin key: create another one first",
         ));
     }
-    if !api.store.revoke_key(id, api.clock.now()).await? {
-        return Err(ApiError::not_found(format!("key {id} that is not revoked")));
+    let missing = || ApiError::not_found(format!("key {id} that is not revoked"));
+    let mut keys = edit.snapshot.keys.values();
+    let key = keys.find(|key| key.id == id).ok_or_else(missing)?;
+    let entry = caller
+        .did(&api, "key.revoked", "key", id)
+        .before(&KeyView::from(key));
+    let store = api.store.audited(entry);
+    if !store.revoke_key(id, api.clock.now()).await? {
+        return Err(missing());
     }
     edit.done().await?;
     Ok(StatusCode::NO_CONTENT)

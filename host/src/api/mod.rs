@@ -1,5 +1,6 @@
 //! The HTTP API: one resource a file, holding its shapes, its documentation and its handlers.
 
+mod audit;
 mod auth;
 mod connections;
 mod deliveries;
@@ -43,6 +44,7 @@ use crate::vault::Vault;
 pub use auth::{NewKey, new_key};
 pub use error::ApiError;
 pub use health::HealthCheck;
+pub use keys::KeyView;
 
 /// Bodies of everything but events.
 const BODY_BYTES_MAX: usize = 1 << 20;
@@ -166,6 +168,8 @@ fn routes() -> OpenApiRouter<Shared> {
         .routes(routes!(queues::drain))
         .routes(routes!(keys::create, keys::list))
         .routes(routes!(keys::revoke))
+        .routes(routes!(audit::list))
+        .routes(routes!(audit::head))
         .routes(routes!(health::health))
         .routes(routes!(health::livez))
         .routes(routes!(health::metrics))

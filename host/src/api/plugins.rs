@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use super::Shared;
 use super::auth::Administer;
 use super::error::{ApiError, Problem};
-use super::event_types::{EventTypeInput, refuse_reserved};
+use super::event_types::{EventTypeInput, EventTypeView, refuse_reserved};
 use super::extract::Body;
 use crate::domain::event::{EventType, EventTypeName};
 
@@ -46,7 +46,7 @@ pub(super) struct CatalogueView {
     request_body = CatalogueInput, responses((status = 200, body = CatalogueView), (status = 400, body = Problem), (status = 409, body = Problem)))]
 pub(super) async fn put(
     State(api): State<Shared>,
-    _: Administer,
+    Administer(caller): Administer,
     Path(plugin): Path<String>,
     Body(input): Body<CatalogueInput>,
 ) -> Result<Json<CatalogueView>, ApiError> {
@@ -123,7 +123,23 @@ pub(super) async fn put(
     view.retired.sort();
     view.removed.sort();
     if !changed.is_empty() || !gone.is_empty() {
-        api.store.put_catalogue(changed, gone).await?;
+        let shown = |event_type: &EventType| {
+            let name = event_type.name.as_str().to_owned();
+            (name, EventTypeView::from(event_type))
+        };
+        let affected = changed.iter().map(|event_type| &event_type.name);
+        let before: BTreeMap<_, _> = affected
+            .chain(&gone)
+            .filter_map(|name| known.get(name.as_str()))
+            .map(|registered| shown(&registered.event_type))
+            .collect();
+        let after: BTreeMap<_, _> = changed.iter().map(shown).collect();
+        let entry = caller
+            .did(&api, "catalogue.registered", "plugin", &plugin)
+            .before(&before)
+            .after(&serde_json::json!({"changes": view, "eventTypes": after}));
+        let store = api.store.audited(entry);
+        store.put_catalogue(changed, gone).await?;
         edit.done().await?;
     }
     Ok(Json(view))

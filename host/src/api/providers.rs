@@ -272,7 +272,7 @@ fn provider_id(id: &str) -> Result<ProviderId, ApiError> {
     request_body = GrantView, responses((status = 200, body = ProviderView), (status = 400, body = Problem), (status = 404, body = Problem)))]
 pub(super) async fn grant(
     State(api): State<Shared>,
-    _: Administer,
+    Administer(caller): Administer,
     Id(id): Id<String>,
     Body(input): Body<GrantView>,
 ) -> Result<Json<ProviderView>, ApiError> {
@@ -283,7 +283,8 @@ pub(super) async fn grant(
         },
         allow_addresses: input.allow_addresses,
     };
-    let report = api.providers.grant(&provider_id(&id)?, grant).await;
+    let id = provider_id(&id)?;
+    let report = api.providers.grant(&id, grant, caller.author()).await;
     let report = report.map_err(|error| match error {
         GrantError::UnknownProvider(id) => ApiError::not_found(format!("provider {id}")),
         GrantError::Invalid(text) => ApiError::field("/hosts", text),

@@ -144,7 +144,7 @@ pub(super) async fn dead(
     responses((status = 200, body = DrainedView), (status = 400, body = Problem), (status = 409, body = Problem), (status = 503, body = Problem)))]
 pub(super) async fn drain(
     State(api): State<Shared>,
-    _: Operate,
+    Operate(caller): Operate,
     Body(input): Body<DrainInput>,
 ) -> Result<Json<DrainedView>, ApiError> {
     let how = match input.action.as_str() {
@@ -166,8 +166,13 @@ pub(super) async fn drain(
     }
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
     let drained = broker(&api)?.drain(how, limit).await?;
-    Ok(Json(DrainedView {
+    let view = DrainedView {
         messages: drained.messages,
         requeued: drained.requeued,
-    }))
+    };
+    let entry = caller
+        .did(&api, "queue.drained", "queue", "dead")
+        .after(&serde_json::json!({"action": input.action, "drained": view}));
+    api.store.append_audit(vec![entry]).await?;
+    Ok(Json(view))
 }

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use utoipa::ToSchema;
 
 use super::Shared;
-use super::auth::{Operate, Read};
+use super::auth::{Caller, Operate, Read};
 use super::error::{ApiError, Problem};
 use super::extract::{Body, Id};
 use super::page::{Items, PageParams, Query};
@@ -151,8 +151,7 @@ fn subscription(api: &Shared, text: Option<&str>) -> Result<Option<SubscriptionI
 
 /// Who asks and why, checked.
 fn asked(
-    api: &Shared,
-    caller: super::auth::Caller,
+    caller: &Caller,
     requested_by: Option<String>,
     reason: String,
 ) -> Result<(String, String), ApiError> {
@@ -162,10 +161,7 @@ fn asked(
             format!("give 1 to {REASON_BYTES_MAX} bytes"),
         ));
     }
-    let snapshot = api.snapshots.current();
-    let key = snapshot.keys.values().find(|key| key.id == caller.key);
-    let by = requested_by
-        .unwrap_or_else(|| key.map_or_else(|| caller.key.to_string(), |key| key.name.clone()));
+    let by = requested_by.unwrap_or_else(|| caller.name.clone());
     if by.trim().is_empty() || by.len() > NAME_BYTES_MAX {
         return Err(ApiError::field(
             "/requestedBy",
@@ -177,6 +173,7 @@ fn asked(
 
 async fn begin(
     api: &Shared,
+    caller: &Caller,
     (requested_by, reason): (String, String),
     scope: ReplayScope,
     filter: ReplayFilter,
@@ -195,9 +192,13 @@ async fn begin(
         created_at: now,
         updated_at: now,
     };
-    api.store.put_replay(replay.clone()).await?;
+    let view = ReplayView::from(replay.clone());
+    let entry = caller
+        .did(api, "replay.started", "replay", replay.id)
+        .after(&view);
+    api.store.audited(entry).put_replay(replay).await?;
     api.replayer.wake.notify_one();
-    Ok((StatusCode::ACCEPTED, Json(ReplayView::from(replay))).into_response())
+    Ok((StatusCode::ACCEPTED, Json(view)).into_response())
 }
 
 /// Replay an event
@@ -211,7 +212,7 @@ pub(super) async fn replay_event(
     Id(id): Id<EventId>,
     Body(input): Body<EventReplayInput>,
 ) -> Result<Response, ApiError> {
-    let asked = asked(&api, caller, input.requested_by, input.reason)?;
+    let asked = asked(&caller, input.requested_by, input.reason)?;
     let scope = scope(&input.deliveries)?;
     let filter = ReplayFilter {
         event: Some(id),
@@ -221,7 +222,7 @@ pub(super) async fn replay_event(
     if api.store.event(id).await?.is_none() {
         return Err(ApiError::not_found(format!("event {id}")));
     }
-    begin(&api, asked, scope, filter).await
+    begin(&api, &caller, asked, scope, filter).await
 }
 
 /// Replay events
@@ -235,7 +236,7 @@ pub(super) async fn create(
     Operate(caller): Operate,
     Body(input): Body<ReplayInput>,
 ) -> Result<Response, ApiError> {
-    let asked = asked(&api, caller, input.requested_by, input.reason)?;
+    let asked = asked(&caller, input.requested_by, input.reason)?;
     let scope = scope(&input.deliveries)?;
     let event_type = input
         .event_type
@@ -270,7 +271,7 @@ pub(super) async fn create(
         })
         .into_response());
     }
-    begin(&api, asked, scope, filter).await
+    begin(&api, &caller, asked, scope, filter).await
 }
 
 /// List replays
@@ -323,13 +324,17 @@ pub(super) async fn get(
     responses((status = 200, body = ReplayView), (status = 404, body = Problem), (status = 409, body = Problem)))]
 pub(super) async fn cancel(
     State(api): State<Shared>,
-    _: Operate,
+    Operate(caller): Operate,
     Id(id): Id<ReplayId>,
 ) -> Result<Json<ReplayView>, ApiError> {
     let missing = || ApiError::not_found(format!("replay {id}"));
     let before = api.store.replay(id).await?.ok_or_else(missing)?;
-    if !api.store.cancel_replay(id, api.clock.now()).await? {
-        let state = before.state.as_str();
+    let state = before.state.as_str();
+    let entry = caller
+        .did(&api, "replay.cancelled", "replay", id)
+        .before(&ReplayView::from(before));
+    let store = api.store.audited(entry);
+    if !store.cancel_replay(id, api.clock.now()).await? {
         return Err(ApiError::conflict(format!(
             "the replay is {state}, not running"
         )));

@@ -10,7 +10,7 @@ use std::time::Duration;
 use utoipa::ToSchema;
 
 use super::Shared;
-use super::auth::{Administer, Read};
+use super::auth::{Administer, Caller, Read};
 use super::error::{ApiError, Problem};
 use super::extract::{Body, Id};
 use super::page::{Items, PageParams, Query};
@@ -231,11 +231,24 @@ pub(super) fn find(snapshot: &Snapshot, id: SourceId) -> Result<&OpenSource, Api
         .ok_or_else(|| ApiError::not_found(format!("source {id}")))
 }
 
-async fn store(api: &Shared, edit: Edit<'_>, source: Source) -> Result<Json<SourceView>, ApiError> {
-    let view = view(&source, api.clock.now())?;
-    api.store.put_source(source).await?;
+/// Puts it on record, with the entry about it: `action` of what was `before`.
+async fn store(
+    api: &Shared,
+    edit: Edit<'_>,
+    (caller, action): (&Caller, &'static str),
+    before: Option<&Source>,
+    source: Source,
+) -> Result<Json<SourceView>, ApiError> {
+    let now = api.clock.now();
+    let shown = view(&source, now)?;
+    let mut entry = caller.did(api, action, "source", source.id).after(&shown);
+    if let Some(before) = before {
+        entry = entry.before(&view(before, now)?);
+    }
+    let store = api.store.audited(entry);
+    store.put_source(source).await?;
     edit.done().await?;
-    Ok(Json(view))
+    Ok(Json(shown))
 }
 
 /// Create a source
@@ -243,13 +256,15 @@ async fn store(api: &Shared, edit: Edit<'_>, source: Source) -> Result<Json<Sour
     request_body = SourceInput, responses((status = 201, body = SourceView), (status = 400, body = Problem), (status = 409, body = Problem)))]
 pub(super) async fn create(
     State(api): State<Shared>,
-    _: Administer,
+    Administer(caller): Administer,
     Body(input): Body<SourceInput>,
 ) -> Result<(StatusCode, Json<SourceView>), ApiError> {
     let edit = api.snapshots.edit().await?;
     let id = api.ids.next(api.clock.now());
     let source = source(&api, id, input, None)?;
-    Ok((StatusCode::CREATED, store(&api, edit, source).await?))
+    let by = (&caller, "source.created");
+    let stored = store(&api, edit, by, None, source).await?;
+    Ok((StatusCode::CREATED, stored))
 }
 
 /// List the sources
@@ -292,14 +307,15 @@ pub(super) async fn get(
     request_body = SourceInput, responses((status = 200, body = SourceView), (status = 400, body = Problem), (status = 404, body = Problem), (status = 409, body = Problem)))]
 pub(super) async fn replace(
     State(api): State<Shared>,
-    _: Administer,
+    Administer(caller): Administer,
     Id(id): Id<SourceId>,
     Body(input): Body<SourceInput>,
 ) -> Result<Json<SourceView>, ApiError> {
     let edit = api.snapshots.edit().await?;
     let previous = find(&edit.snapshot, id)?.source.clone();
     let source = source(&api, id, input, Some(&previous))?;
-    store(&api, edit, source).await
+    let by = (&caller, "source.updated");
+    store(&api, edit, by, Some(&previous), source).await
 }
 
 /// Delete a source
@@ -309,11 +325,15 @@ pub(super) async fn replace(
     responses((status = 204), (status = 404, body = Problem)))]
 pub(super) async fn delete(
     State(api): State<Shared>,
-    _: Administer,
+    Administer(caller): Administer,
     Id(id): Id<SourceId>,
 ) -> Result<StatusCode, ApiError> {
     let edit = api.snapshots.edit().await?;
-    if !api.store.delete_source(id).await? {
+    let previous = &find(&edit.snapshot, id)?.source;
+    let entry = caller
+        .did(&api, "source.deleted", "source", id)
+        .before(&view(previous, api.clock.now())?);
+    if !api.store.audited(entry).delete_source(id).await? {
         return Err(ApiError::not_found(format!("source {id}")));
     }
     edit.done().await?;
@@ -339,12 +359,13 @@ pub(super) struct RotateInput {
     request_body = RotateInput, responses((status = 200, body = SourceView), (status = 400, body = Problem), (status = 404, body = Problem)))]
 pub(super) async fn rotate(
     State(api): State<Shared>,
-    _: Administer,
+    Administer(caller): Administer,
     Id(id): Id<SourceId>,
     Body(input): Body<RotateInput>,
 ) -> Result<Json<SourceView>, ApiError> {
     let edit = api.snapshots.edit().await?;
-    let mut source = (*find(&edit.snapshot, id)?.source).clone();
+    let previous = find(&edit.snapshot, id)?.source.clone();
+    let mut source = (*previous).clone();
     let scheme = verification::outline(&source.verification)?.scheme;
     if input.secret.is_empty() {
         return Err(ApiError::field("/secret", "give the new secret"));
@@ -367,7 +388,8 @@ pub(super) async fn rotate(
     let row = verification_row(id);
     source.verification = change.apply(&api.vault, &row, Some(&source.verification))?;
     source.updated_at = now;
-    store(&api, edit, source).await
+    let by = (&caller, "source.secret_rotated");
+    store(&api, edit, by, Some(&previous), source).await
 }
 
 /// A webhook that was refused.

@@ -9,7 +9,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::Shared;
-use super::auth::{Administer, Operate, Read};
+use super::auth::{Administer, Caller, Operate, Read};
 use super::error::{ApiError, FieldProblem, Problem};
 use super::extract::{Body, Id};
 use super::flow::{CircuitBreakerView, CircuitView, Circuits, RateLimitView, flow};
@@ -119,6 +119,11 @@ pub(super) struct SubscriptionView {
 }
 
 impl SubscriptionView {
+    /// As the audit trail has it.
+    fn audited(subscription: &Subscription) -> Self {
+        Self::new(subscription, &Circuits::closed())
+    }
+
     fn new(subscription: &Subscription, circuits: &Circuits) -> Self {
         let shown = redact(&subscription.config);
         Self {
@@ -382,17 +387,27 @@ pub(super) fn find(snapshot: &Snapshot, id: SubscriptionId) -> Result<Subscripti
     Ok((*route.subscription).clone())
 }
 
+/// Puts it on record, with the entry about it: `action` of what was `before`.
 async fn store(
     api: &Shared,
     edit: Edit<'_>,
+    (caller, action): (&Caller, &'static str),
+    before: Option<&Subscription>,
     subscription: Subscription,
 ) -> Result<Json<SubscriptionView>, ApiError> {
+    let mut entry = caller
+        .did(api, action, "subscription", subscription.id)
+        .after(&SubscriptionView::audited(&subscription));
+    if let Some(before) = before {
+        entry = entry.before(&SubscriptionView::audited(before));
+    }
     let view = SubscriptionView::new(&subscription, &Circuits::closed()).with_warnings(
         api,
         &edit.snapshot,
         &subscription,
     );
-    api.store.put_subscription(subscription).await?;
+    let store = api.store.audited(entry);
+    store.put_subscription(subscription).await?;
     edit.done().await?;
     // Deliveries that waited for this may go.
     api.queue.wake(api.clock.now());
@@ -404,14 +419,16 @@ async fn store(
     request_body = SubscriptionInput, responses((status = 201, body = SubscriptionView), (status = 400, body = Problem)))]
 pub(super) async fn create(
     State(api): State<Shared>,
-    _: Administer,
+    Administer(caller): Administer,
     Body(input): Body<SubscriptionInput>,
 ) -> Result<(StatusCode, Json<SubscriptionView>), ApiError> {
     check_programs(&api, &input).await?;
     let edit = api.snapshots.edit().await?;
     let id = api.ids.next(api.clock.now());
     let subscription = subscription(&api, &edit.snapshot, id, input, None)?;
-    Ok((StatusCode::CREATED, store(&api, edit, subscription).await?))
+    let by = (&caller, "subscription.created");
+    let stored = store(&api, edit, by, None, subscription).await?;
+    Ok((StatusCode::CREATED, stored))
 }
 
 /// List the subscriptions
@@ -462,7 +479,7 @@ pub(super) async fn get(
     request_body = SubscriptionInput, responses((status = 200, body = SubscriptionView), (status = 400, body = Problem), (status = 404, body = Problem)))]
 pub(super) async fn replace(
     State(api): State<Shared>,
-    _: Administer,
+    Administer(caller): Administer,
     Id(id): Id<SubscriptionId>,
     Body(input): Body<SubscriptionInput>,
 ) -> Result<Json<SubscriptionView>, ApiError> {
@@ -470,7 +487,8 @@ pub(super) async fn replace(
     let edit = api.snapshots.edit().await?;
     let previous = find(&edit.snapshot, id)?;
     let subscription = subscription(&api, &edit.snapshot, id, input, Some(&previous))?;
-    store(&api, edit, subscription).await
+    let by = (&caller, "subscription.updated");
+    store(&api, edit, by, Some(&previous), subscription).await
 }
 
 /// Delete a subscription
@@ -480,11 +498,16 @@ pub(super) async fn replace(
     responses((status = 204), (status = 404, body = Problem)))]
 pub(super) async fn delete(
     State(api): State<Shared>,
-    _: Administer,
+    Administer(caller): Administer,
     Id(id): Id<SubscriptionId>,
 ) -> Result<StatusCode, ApiError> {
     let edit = api.snapshots.edit().await?;
-    if !api.store.delete_subscription(id, api.clock.now()).await? {
+    let previous = find(&edit.snapshot, id)?;
+    let entry = caller
+        .did(&api, "subscription.deleted", "subscription", id)
+        .before(&SubscriptionView::audited(&previous));
+    let store = api.store.audited(entry);
+    if !store.delete_subscription(id, api.clock.now()).await? {
         return Err(ApiError::not_found(format!("subscription {id}")));
     }
     edit.done().await?;
@@ -493,14 +516,16 @@ pub(super) async fn delete(
 
 async fn change(
     api: &Shared,
+    by: (&Caller, &'static str),
     id: SubscriptionId,
     change: impl FnOnce(&mut Subscription),
 ) -> Result<Json<SubscriptionView>, ApiError> {
     let edit = api.snapshots.edit().await?;
-    let mut subscription = find(&edit.snapshot, id)?;
+    let before = find(&edit.snapshot, id)?;
+    let mut subscription = before.clone();
     change(&mut subscription);
     subscription.updated_at = api.clock.now();
-    store(api, edit, subscription).await
+    store(api, edit, by, Some(&before), subscription).await
 }
 
 /// Pause a subscription
@@ -510,10 +535,11 @@ async fn change(
     responses((status = 200, body = SubscriptionView), (status = 404, body = Problem)))]
 pub(super) async fn pause(
     State(api): State<Shared>,
-    _: Operate,
+    Operate(caller): Operate,
     Id(id): Id<SubscriptionId>,
 ) -> Result<Json<SubscriptionView>, ApiError> {
-    change(&api, id, |subscription| subscription.paused = true).await
+    let by = (&caller, "subscription.paused");
+    change(&api, by, id, |subscription| subscription.paused = true).await
 }
 
 /// Resume a subscription
@@ -521,10 +547,11 @@ pub(super) async fn pause(
     responses((status = 200, body = SubscriptionView), (status = 404, body = Problem)))]
 pub(super) async fn resume(
     State(api): State<Shared>,
-    _: Operate,
+    Operate(caller): Operate,
     Id(id): Id<SubscriptionId>,
 ) -> Result<Json<SubscriptionView>, ApiError> {
-    change(&api, id, |subscription| subscription.paused = false).await
+    let by = (&caller, "subscription.resumed");
+    change(&api, by, id, |subscription| subscription.paused = false).await
 }
 
 /// Switch a subscription on
@@ -532,10 +559,11 @@ pub(super) async fn resume(
     responses((status = 200, body = SubscriptionView), (status = 404, body = Problem)))]
 pub(super) async fn enable(
     State(api): State<Shared>,
-    _: Administer,
+    Administer(caller): Administer,
     Id(id): Id<SubscriptionId>,
 ) -> Result<Json<SubscriptionView>, ApiError> {
-    change(&api, id, |subscription| {
+    let by = (&caller, "subscription.enabled");
+    change(&api, by, id, |subscription| {
         subscription.enabled = true;
         subscription.disabled_reason = None;
     })
@@ -549,8 +577,9 @@ pub(super) async fn enable(
     responses((status = 200, body = SubscriptionView), (status = 404, body = Problem)))]
 pub(super) async fn disable(
     State(api): State<Shared>,
-    _: Administer,
+    Administer(caller): Administer,
     Id(id): Id<SubscriptionId>,
 ) -> Result<Json<SubscriptionView>, ApiError> {
-    change(&api, id, |subscription| subscription.enabled = false).await
+    let by = (&caller, "subscription.disabled");
+    change(&api, by, id, |subscription| subscription.enabled = false).await
 }

@@ -338,7 +338,7 @@ pub(super) struct TestEventView {
     request_body = TrialEvent, responses((status = 202, body = TestEventView), (status = 400, body = Problem), (status = 404, body = Problem), (status = 409, body = Problem)))]
 pub(super) async fn send_test_event(
     State(api): State<Shared>,
-    _: Operate,
+    Operate(caller): Operate,
     Id(id): Id<SubscriptionId>,
     Body(input): Body<TrialEvent>,
 ) -> Result<(StatusCode, Json<TestEventView>), ApiError> {
@@ -366,7 +366,11 @@ pub(super) async fn send_test_event(
         received_at: api.clock.now(),
         ..(*event).clone()
     };
-    let (event_id, delivery_id) = api.accepter.accept_for(event, &stored).await?;
+    let entry = caller
+        .did(&api, "subscription.tested", "subscription", id)
+        .after(&serde_json::json!({"eventId": event.id.to_string()}));
+    let accepted = api.accepter.accept_for(event, &stored, entry).await;
+    let (event_id, delivery_id) = accepted?;
     Ok((
         StatusCode::ACCEPTED,
         Json(TestEventView {

@@ -215,7 +215,7 @@ pub(super) async fn get(
     responses((status = 202, body = ReceiptView), (status = 200, body = ReceiptView), (status = 404, body = Problem), (status = 409, body = Problem)))]
 pub(super) async fn retry(
     State(api): State<Shared>,
-    _: Operate,
+    Operate(caller): Operate,
     Id(id): Id<WebhookId>,
 ) -> Result<(StatusCode, Json<ReceiptView>), ApiError> {
     let webhook = on_record(&api, id).await?;
@@ -226,5 +226,8 @@ pub(super) async fn retry(
     }
     let snapshot = api.snapshots.current();
     let open = find(&snapshot, webhook.source)?;
-    Ok(answer(api.ingress.retry(open, webhook).await?))
+    let entry = caller
+        .did(&api, "inbound_webhook.retried", "inbound_webhook", id)
+        .before(&WebhookView::from(&webhook));
+    Ok(answer(api.ingress.retry(open, webhook, entry).await?))
 }

@@ -9,6 +9,7 @@ use super::programs::Programs;
 use super::snapshot::{Snapshot, Snapshots};
 use super::{Ids, operational};
 use crate::coord::markers::{MarkerKey, Markers};
+use crate::domain::audit::{Actor, NewEntry};
 use crate::domain::clock::{Clock, Timestamp};
 use crate::domain::delivery::NewDelivery;
 use crate::domain::event::{Event, EventTypeName};
@@ -17,7 +18,7 @@ use crate::domain::schema::{self, Violation};
 use crate::domain::subscription::Subscription;
 use crate::metrics::Metrics;
 use crate::queue::{Announcement, Queue};
-use crate::store::{AcceptRequest, Accepted, DeliveryStore, IdempotencyKey, StoreError};
+use crate::store::{AcceptRequest, Accepted, IdempotencyKey, Store, StoreError};
 
 /// Deepest nesting of a payload.
 const DEPTH_MAX: usize = 64;
@@ -91,7 +92,7 @@ pub enum AcceptError {
 /// Accepts events.
 pub struct Accepter {
     /// Where to.
-    pub store: Arc<dyn DeliveryStore>,
+    pub store: Arc<dyn Store>,
     /// Whom to wake.
     pub queue: Arc<dyn Queue>,
     /// What is registered.
@@ -106,6 +107,8 @@ pub struct Accepter {
     pub metrics: Arc<Metrics>,
     /// What is known to have been accepted before.
     pub markers: Markers,
+    /// Who this process is, in the audit trail.
+    pub process: Actor,
 }
 
 /// The same key with another body has another marker, and so none: the store sees to it.
@@ -197,7 +200,7 @@ impl Accepter {
         )))
     }
 
-    /// Accepts an event for one subscription alone.
+    /// Accepts an event for one subscription alone. `entry` goes into the audit trail.
     ///
     /// # Errors
     /// `Store`.
@@ -205,7 +208,9 @@ impl Accepter {
         &self,
         event: Event,
         subscription: &Subscription,
+        entry: NewEntry,
     ) -> Result<(EventId, DeliveryId), AcceptError> {
+        let store = self.store.audited(entry);
         let (now, event) = (event.received_at, Arc::new(event));
         let delivery = NewDelivery {
             id: self.ids.next(now),
@@ -225,7 +230,7 @@ impl Accepter {
                 at: now,
                 queued_for: announcement.queued_for(),
             };
-            if self.store.accept(request).await? == Accepted::New {
+            if store.accept(request).await? == Accepted::New {
                 announcement.make(&*self.queue);
                 return Ok((event.id, delivery.id));
             }

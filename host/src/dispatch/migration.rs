@@ -7,15 +7,17 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use serde_json::{Value, json};
 
 use super::snapshot::{Snapshot, Snapshots, connection_row, subscription_row};
+use crate::domain::audit::{Actor, Author, NewEntry};
 use crate::domain::clock::Clock;
 use crate::domain::provider::{Descriptor, VersionedSchema};
 use crate::domain::schema;
 use crate::domain::subscription::SealedDocument;
 use crate::plugin::DocumentKind;
-use crate::plugin::registry::{Documents, MigrationError, Migrator};
-use crate::store::{CatalogStore, DocumentChanges, StoreError};
+use crate::plugin::registry::{Documents, GrantStore, MigrationError, Migrator};
+use crate::store::{DocumentChanges, GrantRecord, Store, StoreError};
 use crate::vault::Vault;
 
 /// Times that a migration begins anew because the catalogue changed meanwhile.
@@ -24,13 +26,15 @@ const TRIES_MAX: usize = 20;
 /// The documents of a store.
 pub struct StoredDocuments {
     /// Where they are.
-    pub store: Arc<dyn CatalogStore>,
+    pub store: Arc<dyn Store>,
     /// Of this process; renewed after a migration.
     pub snapshots: Arc<Snapshots>,
     /// Opens and seals their secrets.
     pub vault: Arc<Vault>,
     /// For the time of the change.
     pub clock: Arc<dyn Clock>,
+    /// Who this process is, in the audit trail.
+    pub process: Actor,
 }
 
 fn unavailable(error: &StoreError) -> MigrationError {
@@ -52,7 +56,8 @@ impl Documents for StoredDocuments {
             if count == 0 {
                 return Ok(0);
             }
-            let replaced = self.store.replace_documents(changes).await;
+            let store = self.store.audited(self.entry(descriptor, &changes));
+            let replaced = store.replace_documents(changes).await;
             if replaced.map_err(|error| unavailable(&error))? {
                 if let Err(error) = edit.done().await {
                     tracing::warn!(%error, "the migrated documents are read later");
@@ -70,7 +75,57 @@ impl Documents for StoredDocuments {
     }
 }
 
+#[async_trait]
+impl GrantStore for StoredDocuments {
+    async fn grants(&self) -> Result<Vec<GrantRecord>, StoreError> {
+        self.store.grants().await
+    }
+
+    async fn put_grant(&self, grant: GrantRecord, by: Option<Author>) -> Result<(), StoreError> {
+        // So that what it was is read before another process changes it.
+        let edit = self.snapshots.edit().await?;
+        let mut on_record = self.store.grants().await?.into_iter();
+        let before = on_record.find(|before| before.provider == grant.provider);
+        let (author, action) = match by {
+            Some(author) => (author, "grant.changed"),
+            None => (self.process.clone().into(), "grant.carried_over"),
+        };
+        let (now, id) = (self.clock.now(), &grant.provider);
+        let mut entry =
+            NewEntry::new(now, author, action, "provider", id.as_str()).after(&shown(&grant));
+        if let Some(before) = &before {
+            entry = entry.before(&shown(before));
+        }
+        self.store.audited(entry).put_grant(grant).await?;
+        edit.done().await
+    }
+}
+
+/// A grant as the audit trail has it.
+fn shown(record: &GrantRecord) -> Value {
+    json!({
+        "hosts": record.grant.permissions.hosts,
+        "exposeSecrets": record.grant.permissions.expose_secrets,
+        "allowAddresses": record.grant.allow_addresses,
+        "digest": record.digest,
+    })
+}
+
 impl StoredDocuments {
+    fn entry(&self, descriptor: &Descriptor, changes: &DocumentChanges) -> NewEntry {
+        let (process, id) = (self.process.clone(), &descriptor.id);
+        let action = "provider.documents_migrated";
+        let subscriptions = changes.subscriptions.iter().map(|(id, _)| id.to_string());
+        let connections = changes.connections.iter().map(|(id, _)| id.to_string());
+        NewEntry::new(self.clock.now(), process, action, "provider", id.as_str()).after(&json!({
+            "version": descriptor.version,
+            "configVersion": descriptor.config.version,
+            "connectionVersion": descriptor.connection.as_ref().map(|schema| schema.version),
+            "subscriptions": subscriptions.collect::<Vec<_>>(),
+            "connections": connections.collect::<Vec<_>>(),
+        }))
+    }
+
     async fn changes(
         &self,
         snapshot: &Snapshot,
@@ -79,9 +134,11 @@ impl StoredDocuments {
     ) -> Result<DocumentChanges, MigrationError> {
         let mut changes = DocumentChanges {
             epoch: snapshot.epoch,
-            at: self.clock.now(),
+            at: Some(self.clock.now()),
             subscriptions: Vec::new(),
             connections: Vec::new(),
+            source_configs: Vec::new(),
+            source_verifications: Vec::new(),
         };
         if let Some(schema) = &descriptor.connection {
             for shared in snapshot.connections.values() {

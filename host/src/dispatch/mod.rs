@@ -3,12 +3,15 @@
 //! Sees traits and `domain` only: no database, no broker, no WebAssembly.
 
 pub mod accept;
+pub mod announcements;
 mod gates;
+pub mod key_keeping;
 pub mod migration;
 pub mod open_source;
 pub mod programs;
 pub mod replay;
 mod report;
+pub mod rotation;
 mod shares;
 pub mod snapshot;
 pub mod worker;

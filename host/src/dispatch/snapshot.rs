@@ -14,7 +14,7 @@ use crate::domain::key::ApiKey;
 use crate::domain::schema;
 use crate::domain::subscription::{Connection, Subscription};
 use crate::plugin::{DocumentKind, GuestDocument};
-use crate::store::{Catalog, CatalogEpoch, CatalogStore, StoreError};
+use crate::store::{Catalog, CatalogEpoch, CatalogStore, StoreError, Turn};
 use crate::vault::{Vault, VaultError};
 
 type Opened = OnceLock<Result<GuestDocument, VaultError>>;
@@ -231,12 +231,13 @@ pub struct Snapshots {
     editing: tokio::sync::Mutex<()>,
 }
 
-/// The right to change the catalogue, alone in this process: what was read under it is not
-/// overtaken by another change.
+/// The right to change the catalogue, alone in this process and among all that share the store:
+/// what was read under it is not overtaken by another change.
 pub struct Edit<'a> {
     snapshots: &'a Snapshots,
     /// What stands on record.
     pub snapshot: Arc<Snapshot>,
+    _turn: Turn,
     _alone: tokio::sync::MutexGuard<'a, ()>,
 }
 
@@ -304,10 +305,13 @@ impl Snapshots {
     /// # Errors
     /// When the store is unavailable.
     pub async fn edit(&self) -> Result<Edit<'_>, StoreError> {
+        // First among this process's own, so that it holds one connection at most for that.
         let alone = self.editing.lock().await;
+        let turn = self.store.turn().await?;
         Ok(Edit {
             snapshot: self.latest().await?,
             snapshots: self,
+            _turn: turn,
             _alone: alone,
         })
     }

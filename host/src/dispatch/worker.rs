@@ -18,6 +18,7 @@ use super::shares::Shares;
 use super::snapshot::{Route, Snapshot, Snapshots};
 use super::{operational, report};
 use crate::coord::Coord;
+use crate::domain::audit::NewEntry;
 use crate::domain::circuit::Change;
 use crate::domain::clock::{Clock, Timestamp, rfc3339};
 use crate::domain::delivery::{Attempt, LeaseResult, LeasedDelivery, Transition};
@@ -27,7 +28,7 @@ use crate::domain::provider::ProviderId;
 use crate::domain::retry::{NextStep, RetryAdvice, RetryPolicy};
 use crate::plugin::{CallFailure, CallReport, DeliverCall, Providers, Receipt};
 use crate::queue::{Queue, Room};
-use crate::store::{CatalogStore, Recorded, StoreError};
+use crate::store::{Recorded, Store, StoreError};
 use crate::vault::Vault;
 
 /// After an error of the queue.
@@ -59,7 +60,7 @@ pub struct Worker {
     /// What is configured.
     pub snapshots: Arc<Snapshots>,
     /// Where subscriptions are switched off.
-    pub catalog: Arc<dyn CatalogStore>,
+    pub catalog: Arc<dyn Store>,
     /// What opens secrets.
     pub vault: Arc<Vault>,
     /// Where operational events go.
@@ -358,6 +359,7 @@ impl Worker {
     async fn keep(&self, route: &Route, change: Change, operational: bool) {
         let subscription = &route.subscription;
         let (id, store) = (subscription.id, &self.accepter.store);
+        let did = |action| self.did(action, "subscription", id);
         let (kept, told) = match change {
             Change::None => return,
             Change::Opened(open) => {
@@ -371,8 +373,9 @@ impl Worker {
                     "reason": open.reason,
                     "nextProbeAt": rfc3339(open.next_probe_at),
                 });
+                let entry = did("circuit.opened").after(&payload);
                 (
-                    store.put_circuit(open).await,
+                    store.audited(entry).put_circuit(open).await,
                     Some((operational::UNAVAILABLE, payload)),
                 )
             }
@@ -390,8 +393,9 @@ impl Worker {
                     "provider": subscription.provider.as_str(),
                     "unavailableSince": rfc3339(open.since),
                 });
+                let entry = did("circuit.closed").before(&payload);
                 (
-                    store.delete_circuit(id).await,
+                    store.audited(entry).delete_circuit(id).await,
                     Some((operational::AVAILABLE, payload)),
                 )
             }
@@ -495,12 +499,15 @@ impl Worker {
         attempt: Option<Attempt>,
         transition: Transition,
     ) {
+        let given_up = transition == Transition::Failed;
+        let entry = given_up.then(|| Box::new(self.gave_up(leased, attempt.as_ref())));
         let result = LeaseResult {
             id: leased.id,
             token: leased.token,
             attempt,
             transition,
             at: self.clock.now(),
+            entry,
         };
         match self.queue.settle(result).await {
             Ok(Recorded::Written) => {}
@@ -511,6 +518,31 @@ impl Worker {
                 tracing::warn!(delivery = %leased.id, %error, "the result could not be recorded; the delivery returns when its lease ends");
             }
         }
+    }
+
+    /// An entry about what this process did.
+    fn did(
+        &self,
+        action: &'static str,
+        target_kind: &'static str,
+        target_id: impl std::fmt::Display,
+    ) -> NewEntry {
+        let process = self.accepter.process.clone();
+        NewEntry::new(self.clock.now(), process, action, target_kind, target_id)
+    }
+
+    /// The entry about a delivery that is a dead letter from now on.
+    fn gave_up(&self, leased: &LeasedDelivery, attempt: Option<&Attempt>) -> NewEntry {
+        let payload = json!({
+            "eventId": leased.event.id.to_string(),
+            "eventType": leased.event.event_type.as_str(),
+            "subscriptionId": leased.subscription_id.to_string(),
+            "provider": leased.provider.as_str(),
+            "attempts": leased.attempt,
+            "message": attempt.map(|attempt| attempt.message.as_str()),
+        });
+        let entry = self.did("delivery.given_up", "delivery", leased.id);
+        entry.after(&payload)
     }
 
     async fn switch_off(&self, route: &Route, reason: &str, operational: bool) {
@@ -564,7 +596,12 @@ impl Worker {
         subscription.enabled = false;
         subscription.disabled_reason = Some(reason.to_owned());
         subscription.updated_at = self.clock.now();
-        self.catalog.put_subscription(subscription).await?;
+        let entry = self
+            .did("subscription.disabled", "subscription", id)
+            .before(&json!({"enabled": true}))
+            .after(&json!({"enabled": false, "disabledReason": reason}));
+        let store = self.catalog.audited(entry);
+        store.put_subscription(subscription).await?;
         edit.done().await?;
         Ok(true)
     }

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::audit::NewEntry;
 use super::clock::Timestamp;
 use super::event::Event;
 use super::id::{DeliveryId, EventId, SubscriptionId};
@@ -252,4 +253,6 @@ pub struct LeaseResult {
     pub transition: Transition,
     /// When the result was known.
     pub at: Timestamp,
+    /// For the audit trail, when the delivery was given up.
+    pub entry: Option<Box<NewEntry>>,
 }

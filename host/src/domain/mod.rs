@@ -4,6 +4,7 @@
 //! parameters. API types, database rows and guest types are separate types, converted at their
 //! own boundary.
 
+pub mod audit;
 pub mod circuit;
 pub mod clock;
 pub mod delivery;

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::HeaderMap;
-use serde_json::Value;
+use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use crate::coord::markers::MarkerKey;
@@ -24,6 +24,7 @@ use crate::dispatch::accept::{Accepter, Emit};
 use crate::dispatch::open_source::OpenSource;
 use crate::dispatch::operational;
 use crate::dispatch::snapshot::Snapshot;
+use crate::domain::audit::NewEntry;
 use crate::domain::clock::{Timestamp, parse_rfc3339};
 use crate::domain::event::{Event, EventType, EventTypeName};
 use crate::domain::id::{EventId, WebhookId};
@@ -32,7 +33,7 @@ use crate::domain::source::{InboundWebhook, Rejection, WebhookState};
 use crate::plugin::CallFailure;
 use crate::plugin::source::{Normalized, NormalizedEvent, Sources, Webhook};
 use crate::queue::Announcement;
-use crate::store::{CatalogStore, IngressStore, KeyedEvent, ReceiveRequest, Received, StoreError};
+use crate::store::{KeyedEvent, ReceiveRequest, Received, Store, StoreError};
 use crate::vault::{Vault, VaultError};
 use limiter::Limiter;
 use verify::{Message, Scheme, Unverified};
@@ -101,9 +102,9 @@ pub enum Refusal {
 /// Takes webhooks.
 pub struct Ingress {
     /// Where they are kept.
-    pub store: Arc<dyn IngressStore>,
+    pub store: Arc<dyn Store>,
     /// Where types are registered.
-    pub catalog: Arc<dyn CatalogStore>,
+    pub catalog: Arc<dyn Store>,
     /// What checks and matches events.
     pub accepter: Arc<Accepter>,
     /// The components.
@@ -167,10 +168,11 @@ impl Ingress {
             reason: None,
             events: Vec::new(),
         };
-        self.take(open, webhook).await
+        self.take(&*self.store, open, webhook).await
     }
 
     /// Tries a webhook on record again: with the component, the config and the event types of now.
+    /// `entry` goes into the audit trail.
     ///
     /// # Errors
     /// `Vault`, `Store`.
@@ -178,8 +180,10 @@ impl Ingress {
         &self,
         open: &OpenSource,
         webhook: InboundWebhook,
+        entry: NewEntry,
     ) -> Result<Receipt, Refusal> {
-        self.take(open, webhook).await
+        let store = self.store.audited(entry);
+        self.take(&*store, open, webhook).await
     }
 
     async fn verify(
@@ -219,6 +223,7 @@ impl Ingress {
 
     async fn take(
         &self,
+        store: &dyn Store,
         open: &OpenSource,
         mut webhook: InboundWebhook,
     ) -> Result<Receipt, Refusal> {
@@ -244,20 +249,20 @@ impl Ingress {
             Ok(events) => events,
             Err((state, reason)) => {
                 (webhook.state, webhook.reason) = (state, Some(reason));
-                return self.store_eventless(webhook).await;
+                return self.store_eventless(store, webhook).await;
             }
         };
         let keys = match keys(open, &webhook, &normalized) {
             Ok(keys) => keys,
             Err(reason) => {
                 (webhook.state, webhook.reason) = (WebhookState::Failed, Some(reason));
-                return self.store_eventless(webhook).await;
+                return self.store_eventless(store, webhook).await;
             }
         };
         if let Some(events) = self.known(&keys).await {
             webhook.state = WebhookState::Duplicate;
             (webhook.reason, webhook.events) = (None, events);
-            return self.store_eventless(webhook).await;
+            return self.store_eventless(store, webhook).await;
         }
         self.register_missing(open, &normalized).await?;
         let mut snapshot = self.accepter.snapshots.current();
@@ -267,7 +272,7 @@ impl Ingress {
                 Ok(events) => events,
                 Err(reason) => {
                     (webhook.state, webhook.reason) = (WebhookState::Failed, Some(reason));
-                    return self.store_eventless(webhook).await;
+                    return self.store_eventless(store, webhook).await;
                 }
             };
             let plain: Vec<Arc<Event>> = events.iter().map(|keyed| keyed.event.clone()).collect();
@@ -285,7 +290,7 @@ impl Ingress {
                 epoch: snapshot.epoch,
                 queued_for: announcement.queued_for(),
             };
-            match self.store.receive(request).await? {
+            match store.receive(request).await? {
                 Received::Done { state, events } => {
                     if state == WebhookState::Accepted {
                         announcement.make(queue);
@@ -318,7 +323,11 @@ impl Ingress {
     }
 
     /// Puts a webhook on record that makes no event.
-    async fn store_eventless(&self, webhook: InboundWebhook) -> Result<Receipt, Refusal> {
+    async fn store_eventless(
+        &self,
+        store: &dyn Store,
+        webhook: InboundWebhook,
+    ) -> Result<Receipt, Refusal> {
         for _ in 0..MATCH_TRIES_MAX {
             let request = ReceiveRequest {
                 webhook: webhook.clone(),
@@ -327,7 +336,7 @@ impl Ingress {
                 epoch: self.accepter.snapshots.latest().await?.epoch,
                 queued_for: None,
             };
-            if let Received::Done { state, events } = self.store.receive(request).await? {
+            if let Received::Done { state, events } = store.receive(request).await? {
                 return Ok(Receipt {
                     id: webhook.id,
                     state,
@@ -370,7 +379,12 @@ impl Ingress {
                 description: format!("First seen from the source {}.", open.source.name.as_str()),
                 ..EventType::new(name, now)
             };
-            self.catalog.put_event_type(event_type).await?;
+            let name = event_type.name.as_str();
+            let process = self.accepter.process.clone();
+            let seen = json!({"name": name, "source": open.source.name.as_str()});
+            let entry = NewEntry::new(now, process, "event_type.created", "event_type", name);
+            let store = self.catalog.audited(entry.after(&seen));
+            store.put_event_type(event_type).await?;
         }
         edit.done().await
     }

@@ -33,6 +33,7 @@ mod world;
 pub use sanitize::SecretSet;
 pub use state::{EffectivePermissions, HostRule};
 
+use crate::domain::audit::Author;
 use crate::domain::delivery::LogLine;
 use crate::domain::event::Event;
 use crate::domain::id::{DeliveryId, SubscriptionId};
@@ -251,6 +252,11 @@ pub trait Providers: Send + Sync + 'static {
     /// given time to migrate: they are those of an edit that was under way while it took over.
     fn takes(&self, id: &ProviderId, call: &DeliverCall) -> bool;
 
-    /// Replaces what is granted; a candidate that waited for it is then loaded.
-    async fn grant(&self, id: &ProviderId, grant: Grant) -> Result<ProviderReport, GrantError>;
+    /// Replaces what is granted, as `by` says; a candidate that waited for it is then loaded.
+    async fn grant(
+        &self,
+        id: &ProviderId,
+        grant: Grant,
+        by: Author,
+    ) -> Result<ProviderReport, GrantError>;
 }

@@ -153,6 +153,7 @@ impl Parts {
             attempt: None,
             transition,
             at: self.clock.now(),
+            entry: None,
         };
         self.queue.settle(result).await.expect("settles");
     }

@@ -16,6 +16,7 @@ use crate::coord::Coord;
 use crate::coord::markers::Markers;
 use crate::coord::memory::Memory;
 use crate::dispatch::{Accepter, Ids, Programs, Replayer, Snapshots, Worker, WorkerConfig};
+use crate::domain::audit::Actor;
 use crate::domain::clock::{Clock, Timestamp};
 use crate::domain::delivery::{LeaseResult, Transition};
 use crate::domain::id::WorkerId;
@@ -169,6 +170,7 @@ impl Process {
             programs: Arc::new(Programs::new(destinations.clone())),
             metrics,
             markers: Markers::new(coord.clone(), store.clone()),
+            process: Actor::process(worker, "all"),
         });
         let process = Self {
             life: life.clone(),

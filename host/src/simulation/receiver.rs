@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use super::stage::Stage;
 use super::time::{one_of, pause};
 use super::world::{Arrival, Call, Life, Said, World, lock};
+use crate::domain::audit::Author;
 use crate::domain::provider::{ComponentReport, Descriptor, Grant, ProviderId, ProviderReport};
 use crate::domain::retry::RetryAdvice;
 use crate::plugin::transform::Languages;
@@ -154,7 +155,12 @@ impl Providers for Destinations {
         true
     }
 
-    async fn grant(&self, id: &ProviderId, _: Grant) -> Result<ProviderReport, GrantError> {
+    async fn grant(
+        &self,
+        id: &ProviderId,
+        _: Grant,
+        _: Author,
+    ) -> Result<ProviderReport, GrantError> {
         Err(GrantError::UnknownProvider(id.clone()))
     }
 }

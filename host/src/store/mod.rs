@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use crate::domain::audit::NewEntry;
 use crate::domain::circuit::OpenCircuit;
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{
@@ -22,6 +23,7 @@ use crate::domain::provider::{Grant, Permissions, ProviderId};
 use crate::domain::source::Source;
 use crate::domain::subscription::{Connection, SealedDocument, Subscription};
 
+pub mod audit;
 #[cfg(test)]
 pub mod conformance;
 mod ingress;
@@ -35,10 +37,13 @@ mod outbox;
 pub mod postgres;
 mod replay;
 pub mod sqlite;
+mod vault;
 
+pub use audit::{AuditFilter, AuditLog, AuditStore};
 pub use ingress::{IngressStore, KeyedEvent, ReceiveRequest, Received, WebhookFilter};
 pub use outbox::{OutboxStore, Queued, Sweep, Traffic};
 pub use replay::{ReplayStep, ReplayStore, Stepped};
+pub use vault::{ProcessKeys, VaultStore};
 
 /// Why the store did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -204,17 +209,21 @@ pub struct Catalog {
     pub keys: Vec<ApiKey>,
 }
 
-/// Documents brought to another schema version.
+/// Documents brought to another schema version, or sealed under another key.
 #[derive(Clone, Debug)]
 pub struct DocumentChanges {
     /// Of the catalogue that they were made from.
     pub epoch: CatalogEpoch,
-    /// When.
-    pub at: Timestamp,
+    /// When they were changed; `None`: what they say is the same, as when they are sealed anew.
+    pub at: Option<Timestamp>,
     /// Configs.
     pub subscriptions: Vec<(SubscriptionId, SealedDocument)>,
     /// Connections' documents.
     pub connections: Vec<(ConnectionId, SealedDocument)>,
+    /// Sources' configs.
+    pub source_configs: Vec<(SourceId, SealedDocument)>,
+    /// Sources' verifications.
+    pub source_verifications: Vec<(SourceId, SealedDocument)>,
 }
 
 /// The permissions of a provider on record.
@@ -356,6 +365,16 @@ pub trait DeliveryStore: Send + Sync + 'static {
     async fn circuits(&self) -> Result<Vec<OpenCircuit>>;
 }
 
+/// The right to change the catalogue; given back when it is dropped.
+#[derive(Default)]
+pub struct Turn(Option<Box<dyn std::any::Any + Send + Sync>>);
+
+impl std::fmt::Debug for Turn {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Turn").field(&self.0.is_some()).finish()
+    }
+}
+
 /// Event types, subscriptions, connections, grants and keys. Every change raises the epoch.
 #[async_trait]
 pub trait CatalogStore: Send + Sync + 'static {
@@ -364,6 +383,15 @@ pub trait CatalogStore: Send + Sync + 'static {
     /// # Errors
     /// `Unavailable`, `Corrupt`.
     async fn catalog(&self) -> Result<Catalog>;
+
+    /// Waits for the right to change what was read of the catalogue before, alone among all
+    /// processes that share the store. Writing it unread does not need the right.
+    ///
+    /// # Errors
+    /// `Unavailable`, also when others do not give it back in time.
+    async fn turn(&self) -> Result<Turn> {
+        Ok(Turn::default())
+    }
 
     /// The current epoch: a cheap question whether a catalog at hand is still good.
     ///
@@ -477,7 +505,9 @@ pub trait CatalogStore: Send + Sync + 'static {
 
 /// A whole system of record.
 #[async_trait]
-pub trait Store: DeliveryStore + CatalogStore + IngressStore + ReplayStore {
+pub trait Store:
+    DeliveryStore + CatalogStore + IngressStore + ReplayStore + AuditStore + VaultStore
+{
     /// A round trip to the database.
     ///
     /// # Errors
@@ -499,6 +529,10 @@ pub trait Store: DeliveryStore + CatalogStore + IngressStore + ReplayStore {
         Ok(0)
     }
 
+    /// This store for one change: when something is changed through it, `entry` is added to the
+    /// audit trail in the same transaction; when nothing is (there was none, it is refused), it is
+    /// not. Claims and results of leases are no such changes: results bring their own entry.
+    fn audited(&self, entry: NewEntry) -> Arc<dyn Store>;
     /// What a broker in front of it needs; `None`: it takes none, as it is not shared.
     fn outbox(self: Arc<Self>) -> Option<Arc<dyn OutboxStore>> {
         None
@@ -508,6 +542,22 @@ pub trait Store: DeliveryStore + CatalogStore + IngressStore + ReplayStore {
     async fn heard_of_work(&self) {
         std::future::pending().await
     }
+}
+
+/// What can be read of a store that a gateway may have open.
+#[async_trait]
+pub trait ReadStore: AuditLog + 'static {
+    /// [`CatalogStore::catalog`].
+    ///
+    /// # Errors
+    /// `Unavailable`, `Corrupt`.
+    async fn read_catalog(&self) -> Result<Catalog>;
+
+    /// [`VaultStore::keys_in_use`].
+    ///
+    /// # Errors
+    /// `Unavailable`, `Corrupt`.
+    async fn read_keys_in_use(&self, patience: Duration) -> Result<Vec<ProcessKeys>>;
 }
 
 /// SQLite's `SQLITE_FULL` and `SQLITE_IOERR_SHMSIZE`, PostgreSQL's `disk_full`.

@@ -3,13 +3,13 @@
 //!
 //! Which leaves are secret is what the provider's schema marks with `x-secret`, in any branch.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 use zeroize::Zeroizing;
 
-use super::{Vault, VaultError};
+use super::{Vault, VaultError, key_of};
 use crate::domain::marks::{is_marked, segments};
 use crate::domain::subscription::SealedDocument;
 use crate::plugin::{DocumentKind, GuestDocument, SecretSet};
@@ -240,6 +240,51 @@ impl Vault {
     }
 }
 
+/// Rotation of the master key.
+impl Vault {
+    /// The document with its secrets sealed under the current key; `None` where they are already.
+    ///
+    /// # Errors
+    /// `UnknownKey`, `Tampered`.
+    pub fn reseal(
+        &self,
+        row: &str,
+        document: &SealedDocument,
+    ) -> Result<Option<SealedDocument>, VaultError> {
+        let current = self.keys().seals;
+        let (mut json, mut is_changed) = (document.json.clone(), false);
+        walk(&mut json, &mut String::new(), &mut |pointer, value| {
+            let Some(sealed) = marker(value, SEALED) else {
+                return Ok(false);
+            };
+            if key_of(sealed) != Some(current.as_str()) {
+                let plain = self.open(row, pointer, sealed)?;
+                *value = json!({ SEALED: self.seal(row, pointer, &plain) });
+                is_changed = true;
+            }
+            Ok(true)
+        })?;
+        Ok(is_changed.then_some(SealedDocument {
+            version: document.version,
+            json,
+        }))
+    }
+}
+
+/// The names of the keys that a document's secrets are under.
+#[must_use]
+pub fn keys_of(document: &SealedDocument) -> BTreeSet<String> {
+    let (mut json, mut keys) = (document.json.clone(), BTreeSet::new());
+    let _ = walk::<VaultError>(&mut json, &mut String::new(), &mut |_, value| {
+        let Some(sealed) = marker(value, SEALED) else {
+            return Ok(false);
+        };
+        keys.insert(key_of(sealed).unwrap_or_default().to_owned());
+        Ok(true)
+    });
+    keys
+}
+
 /// Secrets of a document that a component migrated.
 impl Vault {
     /// What `migrate-config` made of `before`, with the secrets in plain text where their handles
@@ -406,6 +451,33 @@ mod tests {
         assert_eq!(merged["auth"]["token"], "t0~ken");
         assert_eq!(merged["signingSecret"], "new");
         assert_eq!(merged["url"], "https://y.test/");
+    }
+
+    #[test]
+    fn what_is_sealed_anew_is_under_the_new_key_and_the_same() {
+        let old = vault();
+        let sealed = old.seal_document(ROW, &schema(), 1, input());
+        assert_eq!(
+            old.reseal(ROW, &sealed).expect("opens"),
+            None,
+            "nothing to do"
+        );
+        let new = MasterKey::from_bytes([4; 32]);
+        let rotated = Vault::new(&new, &[MasterKey::from_bytes([3; 32])]);
+        let resealed = rotated
+            .reseal(ROW, &sealed)
+            .expect("opens")
+            .expect("changed");
+        assert_eq!(keys_of(&resealed), [new.id()].into());
+        assert_eq!(redact(&resealed), redact(&sealed));
+        let alone = Vault::new(&new, &[]);
+        let open = |vault: &Vault, document: &SealedDocument| {
+            let merged = vault.merge(ROW, &schema(), redact(document).json, Some(document));
+            merged.expect("opens")
+        };
+        assert_eq!(open(&alone, &resealed), open(&old, &sealed));
+        assert!(alone.reseal(ROW, &sealed).is_err(), "without the old key");
+        assert!(rotated.reseal("another/row", &sealed).is_err(), "moved");
     }
 
     #[test]

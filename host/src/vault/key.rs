@@ -1,4 +1,4 @@
-//! Where the master key comes from.
+//! Where the master keys come from.
 
 use std::fs;
 use std::io::Write as _;
@@ -6,11 +6,16 @@ use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
 /// The environment variable that overrides the file: 32 bytes in base64.
 pub const VARIABLE: &str = "HOOKPORT_MASTER_KEY";
+
+/// Beside it, keys that are opened with and never sealed with: each 32 bytes in base64, with commas
+/// between them.
+pub const OTHERS_VARIABLE: &str = "HOOKPORT_MASTER_KEY_OTHERS";
 
 /// 256 bits that every secret is sealed under.
 pub struct MasterKey(Zeroizing<[u8; 32]>);
@@ -64,8 +69,23 @@ impl MasterKey {
         Self(Zeroizing::new(bytes))
     }
 
+    /// A new one.
+    #[must_use]
+    pub fn random() -> Self {
+        Self::from_bytes(rand::random())
+    }
+
     pub(super) fn bytes(&self) -> &[u8; 32] {
         &self.0
+    }
+
+    /// Its name in sealed values: the beginning of a digest of it.
+    #[must_use]
+    pub fn id(&self) -> String {
+        let digest = Sha256::new_with_prefix(b"hookport vault key id\0")
+            .chain_update(self.bytes())
+            .finalize();
+        URL_SAFE_NO_PAD.encode(&digest[..6])
     }
 
     fn parse(source: &str, text: &str) -> Result<Self, KeyError> {
@@ -74,19 +94,53 @@ impl MasterKey {
         let bytes: [u8; 32] = bytes.as_slice().try_into().map_err(|_| malformed())?;
         Ok(Self::from_bytes(bytes))
     }
+}
 
-    /// The key from `variable` (the value of [`VARIABLE`]), else from the file.
+/// What the environment says of keys.
+#[derive(Default)]
+pub struct Variables {
+    /// The value of [`VARIABLE`].
+    pub key: Option<String>,
+    /// The value of [`OTHERS_VARIABLE`].
+    pub others: Option<String>,
+}
+
+/// The key that secrets are sealed with, and others that are only opened with: the one before it,
+/// or the one to come.
+#[derive(Debug)]
+pub struct KeyRing {
+    /// Seals and opens.
+    pub sealing: MasterKey,
+    /// Open only.
+    pub others: Vec<MasterKey>,
+}
+
+impl KeyRing {
+    /// The keys of the variables, else of the file: one a line, the one that seals first.
     ///
     /// # Errors
     /// Each kind of [`KeyError`].
     pub fn load(
-        variable: Option<&str>,
+        variables: &Variables,
         path: &Path,
         when_missing: WhenMissing,
     ) -> Result<Self, KeyError> {
-        if let Some(text) = variable {
-            return Self::parse(VARIABLE, text);
+        let mut ring = match &variables.key {
+            Some(text) => Self {
+                sealing: MasterKey::parse(VARIABLE, text)?,
+                others: Vec::new(),
+            },
+            None => Self::of_file(path, when_missing)?,
+        };
+        for text in variables.others.iter().flat_map(|text| text.split(',')) {
+            if !text.trim().is_empty() {
+                ring.others.push(MasterKey::parse(OTHERS_VARIABLE, text)?);
+            }
         }
+        Ok(ring)
+    }
+
+    fn of_file(path: &Path, when_missing: WhenMissing) -> Result<Self, KeyError> {
         let io = |source| KeyError::Io {
             path: path.to_owned(),
             source,
@@ -101,7 +155,18 @@ impl MasterKey {
                     });
                 }
                 let text = Zeroizing::new(fs::read_to_string(path).map_err(io)?);
-                Self::parse(&path.display().to_string(), &text)
+                let source = path.display().to_string();
+                let mut keys = text
+                    .lines()
+                    .filter(|line| !line.trim().is_empty())
+                    .map(|line| MasterKey::parse(&source, line));
+                let sealing = keys
+                    .next()
+                    .ok_or_else(|| KeyError::Malformed(source.clone()))??;
+                Ok(Self {
+                    sealing,
+                    others: keys.collect::<Result<_, _>>()?,
+                })
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => match when_missing {
                 WhenMissing::Create => Self::create(path),
@@ -112,25 +177,53 @@ impl MasterKey {
     }
 
     fn create(path: &Path) -> Result<Self, KeyError> {
-        let io = |source| KeyError::Io {
+        let ring = Self {
+            sealing: MasterKey::random(),
+            others: Vec::new(),
+        };
+        let mut file = fs::File::options();
+        let file = file.write(true).create_new(true).mode(0o600).open(path);
+        let written = file.and_then(|file| ring.write(file));
+        written.map_err(|source| KeyError::Io {
             path: path.to_owned(),
             source,
-        };
-        let key = Self::from_bytes(rand::random());
-        let text = Zeroizing::new(STANDARD.encode(key.bytes()));
-        let mut file = fs::File::options()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(path)
-            .map_err(io)?;
-        file.write_all(text.as_bytes()).map_err(io)?;
-        file.sync_all().map_err(io)?;
+        })?;
         tracing::warn!(
             path = %path.display(),
             "NEW MASTER KEY: a key for the secrets at rest was created. Back this file up apart from the database: without it no stored secret can be read"
         );
-        Ok(key)
+        Ok(ring)
+    }
+
+    /// Puts these keys in the place of those in the file, in one step.
+    ///
+    /// # Errors
+    /// `Io`: the file is as it was.
+    pub fn save(&self, path: &Path) -> Result<(), KeyError> {
+        let part = path.with_extension("key.part");
+        let saved = || {
+            let mut file = fs::File::options();
+            let file = file.write(true).create(true).truncate(true).mode(0o600);
+            self.write(file.open(&part)?)?;
+            fs::rename(&part, path)?;
+            // The name is durable with its directory.
+            let directory = path.parent().filter(|parent| *parent != Path::new(""));
+            fs::File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
+        };
+        saved().map_err(|source| KeyError::Io {
+            path: path.to_owned(),
+            source,
+        })
+    }
+
+    fn write(&self, mut file: fs::File) -> std::io::Result<()> {
+        let mut text = Zeroizing::new(String::new());
+        for key in std::iter::once(&self.sealing).chain(&self.others) {
+            text.push_str(&Zeroizing::new(STANDARD.encode(key.bytes())));
+            text.push('\n');
+        }
+        file.write_all(text.as_bytes())?;
+        file.sync_all()
     }
 }
 
@@ -138,31 +231,88 @@ impl MasterKey {
 mod tests {
     use super::*;
 
+    fn ids(ring: &KeyRing) -> Vec<String> {
+        let keys = std::iter::once(&ring.sealing).chain(&ring.others);
+        keys.map(MasterKey::id).collect()
+    }
+
+    fn key(text: &str) -> Variables {
+        Variables {
+            key: Some(text.to_owned()),
+            others: None,
+        }
+    }
+
+    fn none() -> Variables {
+        Variables::default()
+    }
+
     #[test]
     fn created_once_with_mode_0600_and_read_again() {
         let dir = tempfile::tempdir().expect("dir");
         let path = dir.path().join("vault.key");
-        let made = MasterKey::load(None, &path, WhenMissing::Create).expect("created");
+        let made = KeyRing::load(&none(), &path, WhenMissing::Create).expect("created");
         let mode = fs::metadata(&path).expect("file").permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
-        let read = MasterKey::load(None, &path, WhenMissing::Refuse).expect("read");
-        assert_eq!(made.bytes(), read.bytes());
+        let read = KeyRing::load(&none(), &path, WhenMissing::Refuse).expect("read");
+        assert_eq!(ids(&made), ids(&read));
+    }
+
+    #[test]
+    fn several_keys_are_kept_in_their_order() {
+        let dir = tempfile::tempdir().expect("dir");
+        let path = dir.path().join("vault.key");
+        KeyRing::load(&none(), &path, WhenMissing::Create).expect("created");
+        let ring = KeyRing {
+            sealing: MasterKey::from_bytes([1; 32]),
+            others: vec![MasterKey::from_bytes([2; 32]), MasterKey::random()],
+        };
+        ring.save(&path).expect("saved");
+        let mode = fs::metadata(&path).expect("file").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        let read = KeyRing::load(&none(), &path, WhenMissing::Refuse).expect("read");
+        assert_eq!(ids(&ring), ids(&read));
+        let variables = Variables {
+            key: Some(STANDARD.encode([3; 32])),
+            others: Some(format!(
+                "{}, {}",
+                STANDARD.encode([1; 32]),
+                STANDARD.encode([2; 32])
+            )),
+        };
+        let ring = KeyRing::load(&variables, &path, WhenMissing::Refuse).expect("variables");
+        let expected = [3, 1, 2].map(|byte| MasterKey::from_bytes([byte; 32]).id());
+        assert_eq!(ids(&ring), expected);
     }
 
     #[test]
     fn refused_when_missing_readable_by_others_or_malformed() {
         let dir = tempfile::tempdir().expect("dir");
         let path = dir.path().join("vault.key");
-        let missing = MasterKey::load(None, &path, WhenMissing::Refuse);
-        assert!(matches!(missing, Err(KeyError::Missing(_))));
+        let load = |variables: &Variables| KeyRing::load(variables, &path, WhenMissing::Refuse);
+        assert!(matches!(load(&none()), Err(KeyError::Missing(_))));
         fs::write(&path, STANDARD.encode([7; 32])).expect("write");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).expect("mode");
-        let readable = MasterKey::load(None, &path, WhenMissing::Refuse);
-        assert!(matches!(readable, Err(KeyError::Mode { .. })));
-        let short = MasterKey::load(Some("c2hvcnQ="), &path, WhenMissing::Refuse);
-        assert!(matches!(short, Err(KeyError::Malformed(_))));
-        let variable = STANDARD.encode([9; 32]);
-        let key = MasterKey::load(Some(&variable), &path, WhenMissing::Refuse).expect("variable");
-        assert_eq!(key.bytes(), &[9; 32]);
+        assert!(matches!(load(&none()), Err(KeyError::Mode { .. })));
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("mode");
+        for text in ["", "\n", "nonsense", "c2hvcnQ=\n"] {
+            fs::write(&path, text).expect("write");
+            assert!(
+                matches!(load(&none()), Err(KeyError::Malformed(_))),
+                "{text:?}"
+            );
+        }
+        assert!(matches!(
+            load(&key("c2hvcnQ=")),
+            Err(KeyError::Malformed(_))
+        ));
+        let mut variables = key(&STANDARD.encode([9; 32]));
+        assert_eq!(
+            load(&variables).expect("variable").sealing.bytes(),
+            &[9; 32]
+        );
+        variables.others = Some("nonsense".to_owned());
+        let error = load(&variables).expect_err("malformed").to_string();
+        assert!(error.contains(OTHERS_VARIABLE), "{error}");
     }
 }

@@ -10,8 +10,10 @@
 pub mod document;
 pub mod key;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chacha20poly1305::aead::{Aead, KeyInit, Payload};
@@ -20,7 +22,7 @@ use hmac::{Hmac, Mac as _};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
-pub use key::{KeyError, MasterKey};
+pub use key::{KeyError, KeyRing, MasterKey};
 
 const VERSION: &str = "v1";
 const NONCE_BYTES: usize = 24;
@@ -46,46 +48,73 @@ pub enum VaultError {
     Smuggled(String),
 }
 
-/// Seals and opens secrets with a ring of master keys.
+/// Seals and opens secrets with a ring of master keys, which can be replaced while it is used.
 pub struct Vault {
+    ring: ArcSwap<Ciphers>,
+}
+
+struct Ciphers {
     current: String,
+    by_id: BTreeMap<String, XChaCha20Poly1305>,
     blinding: Zeroizing<[u8; 32]>,
-    ciphers: BTreeMap<String, XChaCha20Poly1305>,
 }
 
-impl std::fmt::Debug for Vault {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Vault")
-            .field("current", &self.current)
-            .finish_non_exhaustive()
-    }
-}
-
-/// A key's name in sealed values: the beginning of a digest of it.
-fn key_id(key: &MasterKey) -> String {
-    let digest = Sha256::new_with_prefix(b"hookport vault key id\0")
-        .chain_update(key.bytes())
-        .finalize();
-    URL_SAFE_NO_PAD.encode(&digest[..6])
-}
-
-impl Vault {
-    /// A vault that seals with `current` and opens with it and with `previous` keys.
-    #[must_use]
-    pub fn new(current: &MasterKey, previous: &[MasterKey]) -> Self {
-        let ciphers = std::iter::once(current)
-            .chain(previous)
-            .map(|key| (key_id(key), XChaCha20Poly1305::new(key.bytes().into())))
-            .collect();
+impl Ciphers {
+    fn new<'k>(current: &MasterKey, others: impl IntoIterator<Item = &'k MasterKey>) -> Self {
+        let cipher = |key: &MasterKey| (key.id(), XChaCha20Poly1305::new(key.bytes().into()));
+        let others = others.into_iter().map(cipher);
         Self {
-            current: key_id(current),
+            current: current.id(),
+            by_id: others.chain([cipher(current)]).collect(),
             blinding: Zeroizing::new(
                 Sha256::new_with_prefix(b"hookport vault blinding\0")
                     .chain_update(current.bytes())
                     .finalize()
                     .into(),
             ),
-            ciphers,
+        }
+    }
+}
+
+/// The keys of a vault, by their names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeysInUse {
+    /// What it seals with.
+    pub seals: String,
+    /// What it opens with.
+    pub opens: BTreeSet<String>,
+}
+
+impl std::fmt::Debug for Vault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Vault")
+            .field("current", &self.ring.load().current)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Vault {
+    /// A vault that seals with `current` and opens with it and with `previous` keys.
+    #[must_use]
+    pub fn new(current: &MasterKey, previous: &[MasterKey]) -> Self {
+        Self {
+            ring: ArcSwap::from_pointee(Ciphers::new(current, previous)),
+        }
+    }
+
+    /// Seals and opens with these keys from now on.
+    pub fn replace(&self, ring: &KeyRing) {
+        let ciphers = Ciphers::new(&ring.sealing, &ring.others);
+        self.ring.store(Arc::new(ciphers));
+    }
+
+    /// What it seals and opens with.
+    #[must_use]
+    pub fn keys(&self) -> KeysInUse {
+        let ring = self.ring.load();
+        KeysInUse {
+            seals: ring.current.clone(),
+            opens: ring.by_id.keys().cloned().collect(),
         }
     }
 
@@ -93,7 +122,7 @@ impl Vault {
     #[must_use]
     pub fn blind(&self, text: &str) -> String {
         // A key of any length is taken.
-        let mac = Hmac::<Sha256>::new_from_slice(&*self.blinding);
+        let mac = Hmac::<Sha256>::new_from_slice(&*self.ring.load().blinding);
         let digest = mac.map(|mac| mac.chain_update(text).finalize().into_bytes());
         digest.map_or_else(|_| String::new(), |digest| URL_SAFE_NO_PAD.encode(digest))
     }
@@ -102,8 +131,9 @@ impl Vault {
     #[must_use]
     pub fn seal(&self, row: &str, place: &str, secret: &str) -> String {
         let nonce: [u8; NONCE_BYTES] = rand::random();
-        let aad = associated_data(&self.current, row, place);
-        let cipher = self.ciphers.get(&self.current);
+        let ring = self.ring.load();
+        let aad = associated_data(&ring.current, row, place);
+        let cipher = ring.by_id.get(&ring.current);
         let sealed = cipher.and_then(|cipher| {
             let payload = Payload {
                 msg: secret.as_bytes(),
@@ -116,7 +146,7 @@ impl Vault {
         bytes.extend(sealed.unwrap_or_default());
         format!(
             "{VERSION}.{}.{}",
-            self.current,
+            ring.current,
             URL_SAFE_NO_PAD.encode(bytes)
         )
     }
@@ -137,8 +167,9 @@ impl Vault {
         else {
             return Err(tampered());
         };
-        let cipher = self
-            .ciphers
+        let ring = self.ring.load();
+        let cipher = ring
+            .by_id
             .get(key_id)
             .ok_or_else(|| VaultError::UnknownKey {
                 place: place.to_owned(),
@@ -160,6 +191,24 @@ impl Vault {
             .map(Zeroizing::new)
             .map_err(|_| tampered())
     }
+}
+
+impl KeyRing {
+    /// Its keys by their names.
+    #[must_use]
+    pub fn names(&self) -> KeysInUse {
+        let all = std::iter::once(&self.sealing).chain(&self.others);
+        KeysInUse {
+            seals: self.sealing.id(),
+            opens: all.map(MasterKey::id).collect(),
+        }
+    }
+}
+
+/// The name of the key that a sealed value is under.
+fn key_of(sealed: &str) -> Option<&str> {
+    let mut parts = sealed.splitn(3, '.');
+    (parts.next() == Some(VERSION)).then(|| parts.next())?
 }
 
 fn associated_data(key_id: &str, row: &str, place: &str) -> String {
@@ -218,5 +267,24 @@ mod tests {
             rotated.open("r", "/p", &sealed).expect("opens").as_str(),
             "secret"
         );
+    }
+
+    #[test]
+    fn a_replaced_ring_holds_from_then_on() {
+        let vault = vault(1);
+        let before = vault.seal("r", "/p", "secret");
+        vault.replace(&KeyRing {
+            sealing: MasterKey::from_bytes([2; 32]),
+            others: vec![MasterKey::from_bytes([1; 32])],
+        });
+        let after = vault.seal("r", "/p", "secret");
+        assert_ne!(key_of(&before), key_of(&after));
+        assert_eq!(key_of(&after), Some(vault.keys().seals.as_str()));
+        for sealed in [&before, &after] {
+            assert_eq!(
+                vault.open("r", "/p", sealed).expect("opens").as_str(),
+                "secret"
+            );
+        }
     }
 }

@@ -18,6 +18,7 @@ use hookport::coord::memory::Memory;
 use hookport::dispatch::{
     Accepter, Ids, Programs, Replayer, Snapshots, Worker, WorkerConfig, operational,
 };
+use hookport::domain::audit::{Actor, Author};
 use hookport::domain::clock::{Clock, Timestamp};
 use hookport::domain::key::{ApiKey, Role};
 use hookport::domain::provider::{
@@ -343,7 +344,12 @@ impl Providers for FakeProviders {
         true
     }
 
-    async fn grant(&self, id: &ProviderId, grant: Grant) -> Result<ProviderReport, GrantError> {
+    async fn grant(
+        &self,
+        id: &ProviderId,
+        grant: Grant,
+        _: Author,
+    ) -> Result<ProviderReport, GrantError> {
         let found = self.reports().into_iter().find(|report| report.id == *id);
         found
             .map(|report| ProviderReport {
@@ -457,6 +463,7 @@ impl Gateway {
             programs: Arc::new(Programs::new(providers.clone())),
             metrics: Arc::default(),
             markers: Markers::new(coord.clone(), store.clone()),
+            process: Actor::process(ids.next(clock.now()), "all"),
         });
         let vault = Arc::new(Vault::new(&MasterKey::from_bytes([7; 32]), &[]));
         let healthy = Arc::new(AtomicBool::new(true));

@@ -18,7 +18,7 @@ fn roles(method: &str, path: &str) -> &'static [&'static str] {
         // Verified by its own means.
         ("POST", "/webhooks/nobody") => OPEN,
         ("POST", "/events") => EMIT,
-        (_, path) if path.starts_with("/keys") => ADMINISTER,
+        (_, path) if path.starts_with("/keys") || path.starts_with("/audit") => ADMINISTER,
         ("GET", _) => READ,
         ("POST", _)
             if [

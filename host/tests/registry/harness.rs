@@ -7,21 +7,19 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use hookport::domain::audit::{Actor, Author};
 use hookport::domain::clock::{Clock, Timestamp};
-use hookport::domain::event::{Event, EventType, EventTypeName};
-use hookport::domain::id::{ConnectionId, KeyId, SubscriptionId};
-use hookport::domain::key::ApiKey;
+use hookport::domain::event::{Event, EventTypeName};
 use hookport::domain::provider::{ComponentState, Grant, Permissions, ProviderId, ProviderReport};
-use hookport::domain::subscription::{Connection, Subscription};
 use hookport::egress::Egress;
 use hookport::egress::client::EgressConfig;
 use hookport::plugin::compile_child::{CompileLimits, Compiler, SUBCOMMAND};
 use hookport::plugin::engine::{Sandbox, SandboxConfig};
-use hookport::plugin::registry::{Documents, MigrationError, Migrator, Registry, RegistryConfig};
-use hookport::plugin::{DeliverCall, GrantError, GuestDocument, Providers};
-use hookport::store::{
-    Catalog, CatalogEpoch, CatalogStore, DocumentChanges, GrantRecord, Result, StoreError,
+use hookport::plugin::registry::{
+    Documents, GrantStore, MigrationError, Migrator, Registry, RegistryConfig,
 };
+use hookport::plugin::{DeliverCall, GrantError, GuestDocument, Providers};
+use hookport::store::{GrantRecord, Result, StoreError};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -351,7 +349,9 @@ impl Bench {
         id: &str,
         hosts: &[&str],
     ) -> std::result::Result<ProviderReport, GrantError> {
-        self.registry.grant(&provider(id), grant(hosts, &[])).await
+        self.registry
+            .grant(&provider(id), grant(hosts, &[]), somebody())
+            .await
     }
 
     /// The receipt's summary, or the failure in words.
@@ -533,7 +533,7 @@ impl Documents for NoDocuments {
     }
 }
 
-/// A catalog of grants only, which can be made to fail.
+/// Grants in memory, which can be made to fail.
 #[derive(Default)]
 pub struct MemoryGrants {
     records: Mutex<HashMap<ProviderId, GrantRecord>>,
@@ -551,12 +551,8 @@ impl MemoryGrants {
     }
 }
 
-fn no<T>() -> Result<T> {
-    Err(StoreError::Unavailable("not in this test".into()))
-}
-
 #[async_trait]
-impl CatalogStore for MemoryGrants {
+impl GrantStore for MemoryGrants {
     async fn grants(&self) -> Result<Vec<GrantRecord>> {
         Ok(self
             .records
@@ -567,67 +563,17 @@ impl CatalogStore for MemoryGrants {
             .collect())
     }
 
-    async fn put_grant(&self, grant: GrantRecord) -> Result<()> {
+    async fn put_grant(&self, grant: GrantRecord, _: Option<Author>) -> Result<()> {
         if self.failing.load(Ordering::Relaxed) {
-            return no();
+            return Err(StoreError::Unavailable("not in this test".into()));
         }
         let mut records = self.records.lock().expect("unpoisoned");
         records.insert(grant.provider.clone(), grant);
         Ok(())
     }
+}
 
-    async fn delete_grant(&self, provider: &ProviderId) -> Result<bool> {
-        Ok(self
-            .records
-            .lock()
-            .expect("unpoisoned")
-            .remove(provider)
-            .is_some())
-    }
-
-    async fn catalog(&self) -> Result<Catalog> {
-        no()
-    }
-    async fn epoch(&self) -> Result<CatalogEpoch> {
-        no()
-    }
-    async fn put_event_type(&self, _: EventType) -> Result<()> {
-        no()
-    }
-    async fn put_catalogue(&self, _: Vec<EventType>, _: Vec<EventTypeName>) -> Result<()> {
-        no()
-    }
-    async fn delete_event_type(&self, _: &EventTypeName) -> Result<bool> {
-        no()
-    }
-    async fn replace_documents(&self, _: DocumentChanges) -> Result<bool> {
-        no()
-    }
-    async fn put_subscription(&self, _: Subscription) -> Result<()> {
-        no()
-    }
-    async fn delete_subscription(&self, _: SubscriptionId, _: Timestamp) -> Result<bool> {
-        no()
-    }
-    async fn put_connection(&self, _: Connection) -> Result<()> {
-        no()
-    }
-    async fn delete_connection(&self, _: ConnectionId) -> Result<bool> {
-        no()
-    }
-    async fn put_source(&self, _: hookport::domain::source::Source) -> Result<()> {
-        no()
-    }
-    async fn delete_source(&self, _: hookport::domain::id::SourceId) -> Result<bool> {
-        no()
-    }
-    async fn put_key(&self, _: ApiKey) -> Result<()> {
-        no()
-    }
-    async fn keys(&self) -> Result<Vec<ApiKey>> {
-        no()
-    }
-    async fn revoke_key(&self, _: KeyId, _: Timestamp) -> Result<bool> {
-        no()
-    }
+/// Whoever grants.
+pub fn somebody() -> Author {
+    Actor::command(0, "a test").into()
 }

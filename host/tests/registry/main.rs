@@ -12,7 +12,7 @@ use hookport::plugin::compile_child::CompileLimits;
 use hookport::plugin::registry::RegistryEvent;
 use hookport::plugin::{GrantError, Providers};
 
-use harness::{Bench, GatedServer, Shape, component, grant, provider};
+use harness::{Bench, GatedServer, Shape, component, grant, provider, somebody};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn dropping_replacing_and_deleting_take_effect_without_a_restart() {
@@ -508,14 +508,22 @@ async fn allowed_addresses_apply_at_once() {
     bench.waits("shape", "1.0.0").await;
     let id = provider("shape");
     let closed = grant(&["{config.url}"], &[]);
-    bench.registry.grant(&id, closed).await.expect("granted");
+    bench
+        .registry
+        .grant(&id, closed, somebody())
+        .await
+        .expect("granted");
     let failure = bench
         .deliver("shape", Some(&server.url()))
         .await
         .expect_err("denied");
     assert!(failure.contains("loopback"), "{failure}");
     let open = grant(&["{config.url}"], &["127.0.0.0/8"]);
-    bench.registry.grant(&id, open).await.expect("granted");
+    bench
+        .registry
+        .grant(&id, open, somebody())
+        .await
+        .expect("granted");
     let answer = bench.deliver("shape", Some(&server.url())).await;
     assert_eq!(answer, Ok("1.0.0 204".to_owned()));
 }

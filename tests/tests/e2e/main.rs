@@ -3,6 +3,7 @@
 //! Each test has a gateway of its own. Times are bounds against hanging; where a test says "not
 //! before", the lower bound is the promise under test.
 
+mod audit;
 mod bad_input;
 mod broker;
 mod catalogue;
@@ -29,4 +30,5 @@ mod secrets;
 mod shared_store;
 mod slack;
 mod sources;
+mod vault;
 mod wrecked_sources;

@@ -1,12 +1,14 @@
 //! What is stored for a provider: a component with a newer schema serves only once it has been
-//! brought up to that.
+//! brought up to that. And what is granted to it.
 
 use async_trait::async_trait;
 use serde_json::Value;
 
+use crate::domain::audit::Author;
 use crate::domain::provider::Descriptor;
 use crate::plugin::component::LoadedComponent;
 use crate::plugin::{CallFailure, DocumentKind, GuestDocument};
+use crate::store::{self, GrantRecord};
 
 /// The documents stored for providers.
 #[async_trait]
@@ -24,6 +26,22 @@ pub trait Documents: Send + Sync + 'static {
 
     /// A number that is another one after any change of what is stored.
     async fn mark(&self) -> Option<i64>;
+}
+
+/// The grants on record.
+#[async_trait]
+pub trait GrantStore: Send + Sync + 'static {
+    /// All of them.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    async fn grants(&self) -> store::Result<Vec<GrantRecord>>;
+
+    /// Creates or replaces by provider, as `by` says; `None`: the gateway by itself.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    async fn put_grant(&self, grant: GrantRecord, by: Option<Author>) -> store::Result<()>;
 }
 
 /// Why documents were not migrated.

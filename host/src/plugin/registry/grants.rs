@@ -16,6 +16,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use serde::Deserialize;
 
+use super::directory;
 use crate::domain::provider::{Grant, Permissions, ProviderId};
 use crate::plugin::{EffectivePermissions, HostRule};
 use crate::store::GrantRecord;
@@ -248,6 +249,32 @@ fn effective(asked: &Permissions, grant: Option<&Grant>) -> EffectivePermissions
         expose_secrets: asked.expose_secrets && grant.permissions.expose_secrets,
         allow_addresses: Arc::from(grant.allow_addresses.as_slice()),
     }
+}
+
+type GrantsText = Result<String, String>;
+
+/// The grants file, when it is another than `seen`: with its text, or why that cannot be read.
+/// No file reads as an empty one.
+pub(super) fn look(
+    folder: &std::path::Path,
+    seen: Option<directory::Signature>,
+) -> Option<(Option<directory::Signature>, GrantsText)> {
+    let path = folder.join(GRANTS_FILE);
+    let signature = directory::signature(&path);
+    if signature == seen {
+        return None;
+    }
+    let Some(found) = signature else {
+        return Some((None, Ok(String::new())));
+    };
+    let text = match std::fs::metadata(&path) {
+        Ok(metadata) if metadata.len() > GRANTS_BYTES_MAX => {
+            Err(format!("larger than {} bytes", GRANTS_BYTES_MAX))
+        }
+        Ok(_) => std::fs::read_to_string(&path).map_err(|error| format!("cannot be read: {error}")),
+        Err(error) => Err(format!("cannot be read: {error}")),
+    };
+    Some((Some(found), text))
 }
 
 #[cfg(test)]

@@ -28,7 +28,7 @@ use tokio::sync::{Notify, broadcast};
 use tokio::task::JoinHandle;
 
 pub use code_cache::{CodeCache, CodeCacheError, CodeCacheLimits};
-pub use documents::{Documents, MigrationError, Migrator};
+pub use documents::{Documents, GrantStore, MigrationError, Migrator};
 pub use grants::{FileGrant, GRANTS_FILE, InvalidGrant, parse_file as parse_grants_file};
 pub use load::inspect;
 pub use manifest::Manifest;
@@ -44,13 +44,15 @@ use super::{
     CallFailure, CallReport, DeliverCall, EffectivePermissions, GrantError, GuestDocument,
     OptionsCall, Providers, Receipt, SelectOption,
 };
+use crate::domain::audit::Author;
 use crate::domain::clock::Clock;
 use crate::domain::provider::{
     ComponentKind, ComponentReport, ComponentState, Descriptor, Grant, ProviderId, ProviderReport,
 };
-use crate::store::{CatalogStore, GrantRecord};
+use crate::store::GrantRecord;
 
-const EVENTS_KEPT: usize = 64;
+/// More than a directory has files, so that whoever listens misses nothing.
+const EVENTS_KEPT: usize = 1_024;
 /// Gathers the bursts of events that one copy makes.
 const GATHER: Duration = Duration::from_millis(20);
 /// A start does not wait longer than so many intervals for a file that goes on changing.
@@ -121,6 +123,13 @@ pub enum StartError {
 pub enum RegistryEvent {
     /// The set of serving components, or what they may do, is another.
     Changed,
+    /// A component serves: a new one, or in the place of another.
+    Serving {
+        /// The provider.
+        provider: ProviderId,
+        /// The component.
+        report: ComponentReport,
+    },
     /// A component cannot be used: the operational event `hookport.provider.failed`.
     Failed {
         /// The provider whose file it is, where that is known.
@@ -134,6 +143,8 @@ pub enum RegistryEvent {
         provider: ProviderId,
         /// What is missing: host patterns, `exposeSecrets`.
         missing: Vec<String>,
+        /// The component.
+        report: ComponentReport,
     },
 }
 
@@ -159,7 +170,7 @@ pub struct Registry {
 struct Inner {
     config: RegistryConfig,
     sandbox: Arc<Sandbox>,
-    store: Arc<dyn CatalogStore>,
+    store: Arc<dyn GrantStore>,
     documents: Arc<dyn Documents>,
     clock: Arc<dyn Clock>,
     loader: Loader,
@@ -194,7 +205,7 @@ impl Registry {
     pub async fn start(
         config: RegistryConfig,
         sandbox: Arc<Sandbox>,
-        store: Arc<dyn CatalogStore>,
+        store: Arc<dyn GrantStore>,
         documents: Arc<dyn Documents>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, StartError> {
@@ -363,8 +374,7 @@ impl Inner {
         let directory = self.config.directory.clone();
         let seen_grants = self.lock().grants_signature();
         let (found, grants) = tokio::task::spawn_blocking(move || {
-            directory::scan(&directory)
-                .map(|found| (found, look_at_grants(&directory, seen_grants)))
+            directory::scan(&directory).map(|found| (found, grants::look(&directory, seen_grants)))
         })
         .await
         .map_err(std::io::Error::other)??;
@@ -508,7 +518,7 @@ impl Inner {
                 continue;
             }
             let provider = record.provider.clone();
-            if let Err(error) = self.store.put_grant(record).await {
+            if let Err(error) = self.store.put_grant(record, None).await {
                 tracing::warn!(%provider, %error, "a grant that was carried over is not on record; it is carried over again at the next start");
             }
         }
@@ -547,6 +557,9 @@ impl Inner {
             ComponentState::Serving => {
                 let version = report.descriptor.as_ref().map(|d| d.version.as_str());
                 tracing::info!(provider = id, version, file, digest, "provider serving");
+                if let Some(provider) = provider {
+                    self.tell(RegistryEvent::Serving { provider, report });
+                }
             }
             ComponentState::AwaitingGrant => {
                 tracing::warn!(
@@ -557,7 +570,11 @@ impl Inner {
                     "the component asks for more than is granted and waits: grant it through the API (PUT /api/v1/providers/{{id}}/grant) or in {GRANTS_FILE}"
                 );
                 if let Some(provider) = provider {
-                    self.tell(RegistryEvent::AwaitingGrant { provider, missing });
+                    self.tell(RegistryEvent::AwaitingGrant {
+                        provider,
+                        missing,
+                        report,
+                    });
                 }
             }
             ComponentState::Rejected(reason) => {
@@ -571,32 +588,6 @@ impl Inner {
         // Fails only when nobody listens.
         let _ = self.events.send(event);
     }
-}
-
-type GrantsText = Result<String, String>;
-
-/// The grants file, when it is another than `seen`: with its text, or why that cannot be read.
-/// No file reads as an empty one.
-fn look_at_grants(
-    directory: &std::path::Path,
-    seen: Option<directory::Signature>,
-) -> Option<(Option<directory::Signature>, GrantsText)> {
-    let path = directory.join(GRANTS_FILE);
-    let signature = directory::signature(&path);
-    if signature == seen {
-        return None;
-    }
-    let Some(found) = signature else {
-        return Some((None, Ok(String::new())));
-    };
-    let text = match std::fs::metadata(&path) {
-        Ok(metadata) if metadata.len() > grants::GRANTS_BYTES_MAX => {
-            Err(format!("larger than {} bytes", grants::GRANTS_BYTES_MAX))
-        }
-        Ok(_) => std::fs::read_to_string(&path).map_err(|error| format!("cannot be read: {error}")),
-        Err(error) => Err(format!("cannot be read: {error}")),
-    };
-    Some((Some(found), text))
 }
 
 #[async_trait]
@@ -654,7 +645,12 @@ impl Providers for Registry {
         versions.iter().all(|(stored, own)| stored == own)
     }
 
-    async fn grant(&self, id: &ProviderId, grant: Grant) -> Result<ProviderReport, GrantError> {
+    async fn grant(
+        &self,
+        id: &ProviderId,
+        grant: Grant,
+        by: Author,
+    ) -> Result<ProviderReport, GrantError> {
         grants::check(&grant).map_err(|error| GrantError::Invalid(error.to_string()))?;
         let inner = &self.inner;
         let unknown = || GrantError::UnknownProvider(id.clone());
@@ -669,7 +665,7 @@ impl Providers for Registry {
         };
         inner
             .store
-            .put_grant(record.clone())
+            .put_grant(record.clone(), Some(by))
             .await
             .map_err(|error| GrantError::Unavailable(error.to_string()))?;
         inner.lock().take_grant(record);

@@ -157,6 +157,7 @@ async fn a_message_whose_answer_is_lost_comes_again_and_finds_nothing_to_do() {
         attempt: None,
         transition: Transition::Success { external_id: None },
         at: SystemClock.now(),
+        entry: None,
     };
     direct.settle(result).await.expect("settles");
     drop(parts);

@@ -239,22 +239,26 @@ pub(crate) async fn documents_are_replaced_all_or_none(store: &dyn Store) {
         .put_subscription(subscription.clone())
         .await
         .expect("put");
+    let source = source(fixture.id(T0), "acme");
+    store.put_source(source.clone()).await.expect("put");
     let document = |version| SealedDocument {
         version,
         json: json!({"version": version}),
     };
     let at = T0.plus(Duration::from_secs(60));
-    let changes = |epoch| DocumentChanges {
+    let changes = |epoch, at| DocumentChanges {
         epoch,
         at,
         subscriptions: vec![(subscription.id, document(7))],
         connections: vec![(shared.id, document(8))],
+        source_configs: vec![(source.id, document(9))],
+        source_verifications: vec![(source.id, document(1))],
     };
     let epoch = store.epoch().await.expect("epoch");
     let stale = CatalogEpoch(epoch.0 - 1);
     assert!(
         !store
-            .replace_documents(changes(stale))
+            .replace_documents(changes(stale, Some(at)))
             .await
             .expect("answers")
     );
@@ -265,7 +269,7 @@ pub(crate) async fn documents_are_replaced_all_or_none(store: &dyn Store) {
 
     assert!(
         store
-            .replace_documents(changes(epoch))
+            .replace_documents(changes(epoch, Some(at)))
             .await
             .expect("answers")
     );
@@ -278,4 +282,19 @@ pub(crate) async fn documents_are_replaced_all_or_none(store: &dyn Store) {
     };
     assert_eq!(after.subscriptions, [expected]);
     assert_eq!(after.connections[0].document, document(8));
+    let replaced = Source {
+        config: document(9),
+        verification: document(1),
+        updated_at: at,
+        ..source
+    };
+    assert_eq!(after.sources, [replaced]);
+    // Sealed anew: nobody sees a change.
+    let resealed = store.replace_documents(changes(after.epoch, None)).await;
+    assert!(resealed.expect("answers"));
+    let last = store.catalog().await.expect("loads");
+    assert_eq!(last.subscriptions, after.subscriptions);
+    assert_eq!(last.connections, after.connections);
+    assert_eq!(last.sources, after.sources);
+    assert!(last.epoch > after.epoch);
 }

@@ -279,13 +279,11 @@ pub(crate) async fn only_the_last_rejections_of_a_source_are_kept(store: &dyn St
     );
 }
 
-pub(crate) async fn sources_come_back_as_they_were_put_and_names_are_unique(store: &dyn Store) {
-    let fixture = Fixture::new();
-    let before = store.epoch().await.expect("epoch");
+pub(super) fn source(id: SourceId, name: &str) -> Source {
     let document = |json| SealedDocument { version: 1, json };
-    let mut source = Source {
-        id: fixture.id(T0),
-        name: SourceName::parse("acme").expect("a name"),
+    Source {
+        id,
+        name: SourceName::parse(name).expect("a name"),
         component: ProviderId::parse("acme").expect("an id"),
         config: document(json!({"a": 1})),
         verification: document(json!({"scheme": {"scheme": "none"}})),
@@ -293,7 +291,13 @@ pub(crate) async fn sources_come_back_as_they_were_put_and_names_are_unique(stor
         enabled: true,
         created_at: T0,
         updated_at: T0,
-    };
+    }
+}
+
+pub(crate) async fn sources_come_back_as_they_were_put_and_names_are_unique(store: &dyn Store) {
+    let fixture = Fixture::new();
+    let before = store.epoch().await.expect("epoch");
+    let mut source = source(fixture.id(T0), "acme");
     store.put_source(source.clone()).await.expect("put");
     assert!(store.epoch().await.expect("epoch") > before);
     source.enabled = false;

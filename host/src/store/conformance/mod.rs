@@ -28,6 +28,7 @@ use crate::domain::subscription::{
 };
 
 mod accept;
+mod audit;
 mod catalog;
 mod holding;
 mod ingress;
@@ -35,8 +36,10 @@ mod lease;
 mod listing;
 mod outbox;
 mod replay;
+mod vault;
 
 pub(crate) use accept::*;
+pub(crate) use audit::*;
 pub(crate) use catalog::*;
 pub(crate) use holding::*;
 pub(crate) use ingress::*;
@@ -44,6 +47,7 @@ pub(crate) use lease::*;
 pub(crate) use listing::*;
 pub(crate) use outbox::*;
 pub(crate) use replay::*;
+pub(crate) use vault::*;
 
 /// Names every case as a test of a back end. `$open` is an async function that gives a guard and
 /// a fresh, empty store.
@@ -65,6 +69,12 @@ macro_rules! cases {
             an_idempotency_key_holds_among_fifty_callers_at_once,
             a_stale_catalogue_accepts_nothing,
             documents_are_replaced_all_or_none,
+            entries_are_listed_by_each_filter_a_page_at_a_time,
+            a_change_and_its_entry_are_written_together_or_not_at_all,
+            a_delivery_that_is_given_up_brings_its_entry,
+            entries_added_at_once_make_one_chain,
+            what_was_said_before_is_not_said_again,
+            what_a_process_says_of_its_keys_is_known_until_it_is_gone,
             a_replay_makes_due_what_failed_and_each_page_once,
             a_replay_creates_deliveries_under_the_current_catalogue_only,
             a_claim_takes_the_oldest_up_to_its_limit,
@@ -294,6 +304,7 @@ fn result(leased: &LeasedDelivery, outcome: Outcome, transition: Transition) -> 
         attempt: Some(attempt(outcome, outcome.as_str())),
         transition,
         at: T0,
+        entry: None,
     }
 }
 

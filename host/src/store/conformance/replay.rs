@@ -57,6 +57,7 @@ pub(crate) async fn a_replay_makes_due_what_failed_and_each_page_once(store: &dy
         attempt: None,
         transition: Transition::Failed,
         at: T0,
+        entry: None,
     };
     store.record(failed).await.expect("records");
     let count = store.failed_of(delivery.event_id, None).await;

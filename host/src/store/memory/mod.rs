@@ -12,12 +12,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::{Notify, oneshot};
 
+use super::audit::Effect;
 use super::{
     AcceptRequest, Accepted, Catalog, CatalogEpoch, CatalogStore, Claim, ClaimRequest,
     DeliveryFilter, DeliveryStore, DocumentChanges, EventFilter, GrantRecord, IngressStore, Page,
     ReceiveRequest, Received, Recorded, ReplayStep, ReplayStore, Result, Stepped, Store,
     StoreError, WebhookFilter,
 };
+use crate::domain::audit::NewEntry;
 use crate::domain::circuit::OpenCircuit;
 use crate::domain::clock::{Clock, Timestamp};
 use crate::domain::delivery::{Attempt, Delivery, DeliveryState, FencingToken, LeaseResult};
@@ -32,6 +34,7 @@ use crate::domain::replay::{Outcomes, Replay, ReplayState};
 use crate::domain::source::{InboundWebhook, Rejection, Source};
 use crate::domain::subscription::{Connection, Subscription};
 
+mod audit;
 mod claim;
 mod defect;
 mod journal;
@@ -62,6 +65,8 @@ impl Shared {
 pub(crate) struct MemoryStore {
     shared: Arc<Shared>,
     way: Option<Arc<dyn Way>>,
+    /// Written with each change that is made through this handle.
+    entry: Option<NewEntry>,
 }
 
 fn lost() -> StoreError {
@@ -86,6 +91,7 @@ impl MemoryStore {
         Self {
             shared: Arc::new(shared),
             way: None,
+            entry: None,
         }
     }
 
@@ -94,12 +100,29 @@ impl MemoryStore {
         Self {
             shared: self.shared.clone(),
             way: Some(way),
+            entry: None,
         }
     }
 
     /// What it holds, for as long as nobody else looks.
     pub(crate) fn tables(&self) -> MutexGuard<'_, Tables> {
         self.shared.tables()
+    }
+
+    /// A transaction that takes this handle's entry along, where it changed something.
+    async fn change<T: Effect + Send + 'static>(
+        &self,
+        transaction: impl Fn(&mut Tables, bool) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let entry = self.entry.clone();
+        self.transact(move |tables, again| {
+            let value = transaction(tables, again)?;
+            if let Some(entry) = entry.clone().filter(|_| value.is_change()) {
+                tables.append(vec![entry]);
+            }
+            Ok(value)
+        })
+        .await
     }
 
     /// One transaction. On its way it outlives its caller, and may be made twice (then `again`).
@@ -165,7 +188,7 @@ fn within(at: Timestamp, from: Option<Timestamp>, until: Option<Timestamp>) -> b
 #[async_trait]
 impl DeliveryStore for MemoryStore {
     async fn accept(&self, request: AcceptRequest) -> Result<Accepted> {
-        let accepted = self.transact(move |tables, _| tables.accept(&request));
+        let accepted = self.change(move |tables, _| tables.accept(&request));
         let accepted = accepted.await;
         self.shared.due.notify_waiters();
         accepted
@@ -182,8 +205,14 @@ impl DeliveryStore for MemoryStore {
     }
 
     async fn record(&self, result: LeaseResult) -> Result<Recorded> {
-        self.transact(move |tables, _| Ok(tables.record(&result)))
-            .await
+        self.transact(move |tables, _| {
+            let recorded = tables.record(&result);
+            if let (Recorded::Written, Some(entry)) = (recorded, &result.entry) {
+                tables.append(vec![(**entry).clone()]);
+            }
+            Ok(recorded)
+        })
+        .await
     }
 
     async fn release(&self, leases: Vec<(DeliveryId, FencingToken)>, at: Timestamp) -> Result<()> {
@@ -284,7 +313,7 @@ impl DeliveryStore for MemoryStore {
     }
 
     async fn retry(&self, id: DeliveryId, at: Timestamp) -> Result<Option<Delivery>> {
-        self.transact(move |tables, _| tables.retry(id, at)).await
+        self.change(move |tables, _| tables.retry(id, at)).await
     }
 
     async fn backlog(&self, at_most: u64) -> Result<u64> {
@@ -297,7 +326,7 @@ impl DeliveryStore for MemoryStore {
     }
 
     async fn put_circuit(&self, open: OpenCircuit) -> Result<()> {
-        self.transact(move |tables, _| {
+        self.change(move |tables, _| {
             if tables.subscriptions.contains_key(&open.subscription) {
                 tables.circuits.insert(open.subscription, open.clone());
             }
@@ -307,7 +336,7 @@ impl DeliveryStore for MemoryStore {
     }
 
     async fn delete_circuit(&self, id: SubscriptionId) -> Result<()> {
-        self.transact(move |tables, _| {
+        self.change(move |tables, _| {
             tables.circuits.remove(&id);
             Ok(())
         })
@@ -332,7 +361,7 @@ impl CatalogStore for MemoryStore {
     }
 
     async fn put_event_type(&self, event_type: EventType) -> Result<()> {
-        self.transact(move |tables, _| {
+        self.change(move |tables, _| {
             tables.put_event_type(event_type.clone());
             Ok(())
         })
@@ -344,7 +373,7 @@ impl CatalogStore for MemoryStore {
         event_types: Vec<EventType>,
         gone: Vec<EventTypeName>,
     ) -> Result<()> {
-        self.transact(move |tables, _| {
+        self.change(move |tables, _| {
             for event_type in &event_types {
                 tables.put_event_type(event_type.clone());
             }
@@ -359,22 +388,22 @@ impl CatalogStore for MemoryStore {
 
     async fn delete_event_type(&self, name: &EventTypeName) -> Result<bool> {
         let name = name.clone();
-        self.transact(move |tables, _| tables.delete_event_type(&name))
+        self.change(move |tables, _| tables.delete_event_type(&name))
             .await
     }
 
     async fn put_subscription(&self, subscription: Subscription) -> Result<()> {
-        self.transact(move |tables, _| tables.put_subscription(subscription.clone()))
+        self.change(move |tables, _| tables.put_subscription(subscription.clone()))
             .await
     }
 
     async fn delete_subscription(&self, id: SubscriptionId, at: Timestamp) -> Result<bool> {
-        self.transact(move |tables, _| Ok(tables.delete_subscription(id, at)))
+        self.change(move |tables, _| Ok(tables.delete_subscription(id, at)))
             .await
     }
 
     async fn put_connection(&self, connection: Connection) -> Result<()> {
-        self.transact(move |tables, _| {
+        self.change(move |tables, _| {
             tables.put_connection(connection.clone());
             Ok(())
         })
@@ -382,17 +411,17 @@ impl CatalogStore for MemoryStore {
     }
 
     async fn delete_connection(&self, id: ConnectionId) -> Result<bool> {
-        self.transact(move |tables, _| tables.delete_connection(id))
+        self.change(move |tables, _| tables.delete_connection(id))
             .await
     }
 
     async fn put_source(&self, source: Source) -> Result<()> {
-        self.transact(move |tables, _| tables.put_source(source.clone()))
+        self.change(move |tables, _| tables.put_source(source.clone()))
             .await
     }
 
     async fn delete_source(&self, id: SourceId) -> Result<bool> {
-        self.transact(move |tables, _| {
+        self.change(move |tables, _| {
             tables.rejections.retain(|rejection| rejection.source != id);
             tables.changed();
             Ok(tables.sources.remove(&id).is_some())
@@ -401,7 +430,7 @@ impl CatalogStore for MemoryStore {
     }
 
     async fn replace_documents(&self, changes: DocumentChanges) -> Result<bool> {
-        self.transact(move |tables, _| Ok(tables.replace_documents(changes.clone())))
+        self.change(move |tables, _| Ok(tables.replace_documents(changes.clone())))
             .await
     }
 
@@ -411,7 +440,7 @@ impl CatalogStore for MemoryStore {
     }
 
     async fn put_grant(&self, grant: GrantRecord) -> Result<()> {
-        self.transact(move |tables, _| {
+        self.change(move |tables, _| {
             tables.grants.insert(grant.provider.clone(), grant.clone());
             tables.changed();
             Ok(())
@@ -421,7 +450,7 @@ impl CatalogStore for MemoryStore {
 
     async fn delete_grant(&self, provider: &ProviderId) -> Result<bool> {
         let provider = provider.clone();
-        self.transact(move |tables, _| {
+        self.change(move |tables, _| {
             tables.changed();
             Ok(tables.grants.remove(&provider).is_some())
         })
@@ -429,7 +458,7 @@ impl CatalogStore for MemoryStore {
     }
 
     async fn put_key(&self, key: ApiKey) -> Result<()> {
-        self.transact(move |tables, _| {
+        self.change(move |tables, _| {
             tables.put_key(key.clone());
             Ok(())
         })
@@ -442,7 +471,7 @@ impl CatalogStore for MemoryStore {
     }
 
     async fn revoke_key(&self, id: KeyId, at: Timestamp) -> Result<bool> {
-        self.transact(move |tables, _| Ok(tables.revoke_key(id, at)))
+        self.change(move |tables, _| Ok(tables.revoke_key(id, at)))
             .await
     }
 }
@@ -450,7 +479,7 @@ impl CatalogStore for MemoryStore {
 #[async_trait]
 impl IngressStore for MemoryStore {
     async fn receive(&self, request: ReceiveRequest) -> Result<Received> {
-        let received = self.transact(move |tables, _| tables.receive(request.clone()));
+        let received = self.change(move |tables, _| tables.receive(request.clone()));
         let received = received.await;
         self.shared.due.notify_waiters();
         received
@@ -498,7 +527,7 @@ impl IngressStore for MemoryStore {
 #[async_trait]
 impl ReplayStore for MemoryStore {
     async fn put_replay(&self, replay: Replay) -> Result<()> {
-        self.transact(move |tables, _| {
+        self.change(move |tables, _| {
             tables.replays.insert(replay.id, replay.clone());
             Ok(())
         })
@@ -532,7 +561,7 @@ impl ReplayStore for MemoryStore {
     }
 
     async fn cancel_replay(&self, id: ReplayId, at: Timestamp) -> Result<bool> {
-        self.transact(move |tables, _| {
+        self.change(move |tables, _| {
             let replay = tables.replays.get_mut(&id);
             let Some(replay) = replay.filter(|replay| replay.state == ReplayState::Running) else {
                 return Ok(false);
@@ -585,6 +614,14 @@ impl Store for MemoryStore {
 
     async fn heard_of_work(&self) {
         self.shared.due.notified().await;
+    }
+
+    fn audited(&self, entry: NewEntry) -> Arc<dyn Store> {
+        Arc::new(Self {
+            shared: self.shared.clone(),
+            way: self.way.clone(),
+            entry: Some(entry),
+        })
     }
 }
 

@@ -159,13 +159,25 @@ impl Tables {
         for (id, config) in changes.subscriptions {
             if let Some(subscription) = self.subscriptions.get_mut(&id) {
                 subscription.config = config;
-                subscription.updated_at = changes.at;
+                subscription.updated_at = changes.at.unwrap_or(subscription.updated_at);
             }
         }
         for (id, document) in changes.connections {
             if let Some(connection) = self.connections.get_mut(&id) {
                 connection.document = document;
-                connection.updated_at = changes.at;
+                connection.updated_at = changes.at.unwrap_or(connection.updated_at);
+            }
+        }
+        for (id, config) in changes.source_configs {
+            if let Some(source) = self.sources.get_mut(&id) {
+                source.config = config;
+                source.updated_at = changes.at.unwrap_or(source.updated_at);
+            }
+        }
+        for (id, verification) in changes.source_verifications {
+            if let Some(source) = self.sources.get_mut(&id) {
+                source.verification = verification;
+                source.updated_at = changes.at.unwrap_or(source.updated_at);
             }
         }
         self.changed();

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::defect::Defect;
 use super::journal::{Change, Journal, Why};
+use crate::domain::audit::Entry;
 use crate::domain::circuit::OpenCircuit;
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{
@@ -21,7 +22,9 @@ use crate::domain::provider::ProviderId;
 use crate::domain::replay::Replay;
 use crate::domain::source::{InboundWebhook, Rejection, Source};
 use crate::domain::subscription::{Connection, Subscription};
-use crate::store::{AcceptRequest, Accepted, GrantRecord, Recorded, Result, StoreError};
+use crate::store::{
+    AcceptRequest, Accepted, GrantRecord, ProcessKeys, Recorded, Result, StoreError,
+};
 
 /// A delivery with its attempts.
 #[derive(Clone, Debug)]
@@ -69,6 +72,8 @@ pub(crate) struct Tables {
     pub(super) rejections: Vec<Rejection>,
     pub(crate) replays: BTreeMap<ReplayId, Replay>,
     pub(super) seen: BTreeMap<WorkerId, Timestamp>,
+    pub(super) trail: Vec<Entry>,
+    pub(super) process_keys: BTreeMap<WorkerId, (ProcessKeys, Timestamp)>,
     /// The subscription that the last claim by lane ended with.
     pub(super) lane: Option<SubscriptionId>,
     pub(super) defect: Option<Defect>,

@@ -11,6 +11,7 @@ use sqlx::{Connection as _, PgConnection, PgPool, PgTransaction, Postgres};
 use super::batch::{Cell, text_of};
 use crate::store::{Result, StoreError};
 
+pub(super) type Backend = super::PostgresStore;
 pub(super) type Db = Postgres;
 pub(super) type DbConnection = PgConnection;
 pub(super) type DbPool = PgPool;
@@ -18,6 +19,10 @@ pub(super) type DbRow = sqlx::postgres::PgRow;
 
 /// Many may hold it at once; whoever changes the catalogue waits for their commits.
 pub(super) const HOLD_EPOCH: &str = "SELECT epoch FROM catalog FOR SHARE";
+/// One holds it, the others wait for its commit.
+pub(super) const HOLD_AUDIT_HEAD: &str = "SELECT seq, hash FROM audit_head FOR UPDATE";
+/// Milliseconds since the Unix epoch, by the database's clock.
+pub(super) const NOW_MS: &str = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint";
 /// Tells the workers of all processes that there is something to claim.
 pub(super) const ANNOUNCE: Option<&str> = Some("NOTIFY hookport_due");
 pub(super) const CANCEL_QUEUED: &str = "UPDATE deliveries SET state = 5, due_at = NULL, updated_at = $1 WHERE subscription_id = $2 AND state <= 2 AND state <> 2";

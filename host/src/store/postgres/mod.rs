@@ -17,9 +17,10 @@ use tokio::task::JoinHandle;
 use super::{
     AcceptRequest, Accepted, Catalog, CatalogEpoch, CatalogStore, Claim, ClaimRequest,
     DeliveryFilter, DeliveryStore, DocumentChanges, EventFilter, GrantRecord, IngressStore,
-    OutboxStore, Page, Queued, ReceiveRequest, Received, Recorded, ReplayStep, ReplayStore, Result,
-    Stepped, Store, StoreError, Sweep, WebhookFilter,
+    OutboxStore, Page, ReceiveRequest, Received, Recorded, ReplayStep, ReplayStore, Result,
+    Stepped, Store, StoreError, Turn, WebhookFilter,
 };
+use crate::domain::audit::NewEntry;
 use crate::domain::circuit::OpenCircuit;
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{Attempt, Delivery, FencingToken, LeaseResult};
@@ -44,6 +45,8 @@ mod workers;
 // What is the same for both databases, compiled against this one's `dialect`.
 #[path = "../sql/accept.rs"]
 mod accept;
+#[path = "../sql/audit.rs"]
+mod audit;
 #[path = "../sql/batch.rs"]
 mod batch;
 #[path = "../sql/catalog.rs"]
@@ -64,6 +67,8 @@ mod replay;
 mod row;
 #[path = "../sql/source.rs"]
 mod source;
+#[path = "../sql/vault.rs"]
+mod vault;
 #[path = "../sql/writer.rs"]
 mod writer;
 
@@ -78,6 +83,8 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 const PING_TIMEOUT: Duration = Duration::from_secs(3);
 /// The channel of `NOTIFY`.
 const CHANNEL: &str = "hookport_due";
+/// The advisory lock of whoever changes the catalogue: "hookport" as a number.
+const TURN_LOCK: i64 = i64::from_be_bytes(*b"hookport");
 /// After the listening connection could not be made.
 const LISTEN_AGAIN: Duration = Duration::from_secs(1);
 
@@ -112,8 +119,11 @@ pub struct PostgresStore {
     outbox: Writer,
     readers: PgPool,
     due: Arc<Notify>,
-    listening: JoinHandle<()>,
+    listening: Arc<Listening>,
 }
+
+/// Listens for as long as it lives.
+struct Listening(JoinHandle<()>);
 
 impl std::fmt::Debug for PostgresStore {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -121,9 +131,9 @@ impl std::fmt::Debug for PostgresStore {
     }
 }
 
-impl Drop for PostgresStore {
+impl Drop for Listening {
     fn drop(&mut self) {
-        self.listening.abort();
+        self.0.abort();
     }
 }
 
@@ -174,7 +184,11 @@ impl PostgresStore {
             writer: Writer::start(accepting),
             leases: Writer::start(dialect::Writing::new(options.clone())),
             outbox: Writer::start(dialect::Writing::new(options)),
-            listening: tokio::spawn(listen(readers.clone(), due.clone(), own)),
+            listening: Arc::new(Listening(tokio::spawn(listen(
+                readers.clone(),
+                due.clone(),
+                own,
+            )))),
             due,
             readers,
         })
@@ -331,6 +345,16 @@ impl DeliveryStore for PostgresStore {
 impl CatalogStore for PostgresStore {
     async fn catalog(&self) -> Result<Catalog> {
         catalog::load(&self.readers).await
+    }
+
+    async fn turn(&self) -> Result<Turn> {
+        // Ends with its transaction, however that ends.
+        let mut held = self.readers.begin().await?;
+        sqlx::query("SELECT pg_advisory_xact_lock($1)")
+            .bind(TURN_LOCK)
+            .execute(&mut *held)
+            .await?;
+        Ok(Turn(Some(Box::new(held))))
     }
 
     async fn epoch(&self) -> Result<CatalogEpoch> {
@@ -509,33 +533,6 @@ impl ReplayStore for PostgresStore {
 }
 
 #[async_trait]
-impl OutboxStore for PostgresStore {
-    async fn claim_of(&self, request: ClaimRequest, ids: Vec<DeliveryId>) -> Result<Claim> {
-        self.outbox
-            .run(move |connection| Box::pin(claim::write_of(connection, request, ids)))
-            .await
-    }
-
-    async fn sweep(&self, sweep: Sweep) -> Result<Vec<Queued>> {
-        self.outbox
-            .run(move |connection| Box::pin(outbox::sweep(connection, sweep)))
-            .await
-    }
-
-    async fn hand_over(&self, before: Timestamp, limit: usize) -> Result<u64> {
-        self.outbox
-            .run(move |connection| Box::pin(outbox::hand_over(connection, before, limit)))
-            .await
-    }
-
-    async fn take_back(&self, ids: Vec<DeliveryId>) -> Result<()> {
-        self.outbox
-            .run(move |connection| Box::pin(outbox::take_back(connection, ids)))
-            .await
-    }
-}
-
-#[async_trait]
 impl Store for PostgresStore {
     async fn ping(&self) -> Result<()> {
         let answered = tokio::time::timeout(PING_TIMEOUT, async {
@@ -565,6 +562,17 @@ impl Store for PostgresStore {
 
     async fn heard_of_work(&self) {
         self.due.notified().await;
+    }
+
+    fn audited(&self, entry: NewEntry) -> Arc<dyn Store> {
+        Arc::new(Self {
+            writer: self.writer.audited(entry),
+            leases: self.leases.clone(),
+            outbox: self.outbox.clone(),
+            readers: self.readers.clone(),
+            due: self.due.clone(),
+            listening: self.listening.clone(),
+        })
     }
 }
 
@@ -605,6 +613,46 @@ mod tests {
         what_waits_for_its_order_goes_back_to_the_store,
         what_is_taken_back_or_handed_over_is_claimed,
     );
+
+    #[tokio::test]
+    async fn entries_of_two_processes_make_one_chain() {
+        let url = Postgres::shared().database();
+        let store = PostgresStore::open(&url, true).await.expect("opens");
+        let other = PostgresStore::open(&url, true).await.expect("opens");
+        conformance::added_at_once(&[&store, &other]).await;
+    }
+
+    #[tokio::test]
+    async fn one_process_at_a_time_has_the_turn_to_change_the_catalogue() {
+        let url = Postgres::shared().database();
+        let store = PostgresStore::open(&url, true).await.expect("opens");
+        let other = PostgresStore::open(&url, true).await.expect("opens");
+        let turn = store.turn().await.expect("had");
+        let mut waiting = std::pin::pin!(other.turn());
+        let early = tokio::time::timeout(Duration::from_millis(100), &mut waiting).await;
+        assert!(early.is_err(), "both have it");
+        drop(turn);
+        waiting.await.expect("had then");
+    }
+
+    #[tokio::test]
+    async fn the_audit_trail_is_only_added_to() {
+        let url = Postgres::shared().database();
+        let store = PostgresStore::open(&url, true).await.expect("opens");
+        conformance::added_at_once(&[&store]).await;
+        for statement in [
+            "UPDATE audit_entries SET action = 'x' WHERE seq = 1",
+            "DELETE FROM audit_entries WHERE seq = 1",
+            "TRUNCATE audit_entries",
+            "INSERT INTO audit_entries SELECT * FROM audit_entries WHERE seq = 1 ON CONFLICT (seq) DO UPDATE SET action = 'x'",
+            "UPDATE audit_head SET seq = seq - 1",
+            "DELETE FROM audit_head",
+        ] {
+            let refused = sqlx::query(statement).execute(&store.readers).await;
+            let error = refused.expect_err(statement).to_string();
+            assert!(error.contains("audit trail"), "{statement}: {error}");
+        }
+    }
 
     #[tokio::test]
     async fn a_url_that_cannot_be_read_is_not_repeated() {

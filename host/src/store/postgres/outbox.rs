@@ -1,11 +1,13 @@
 //! Which deliveries a broker holds: `queued_for`, through the indexes of the sweep.
 
+use async_trait::async_trait;
 use sqlx::{PgConnection, Row as _};
 
 use super::row::parse;
+use super::{PostgresStore, claim};
 use crate::domain::clock::Timestamp;
 use crate::domain::id::DeliveryId;
-use crate::store::{Queued, Result, Sweep, Traffic};
+use crate::store::{Claim, ClaimRequest, OutboxStore, Queued, Result, Sweep, Traffic};
 
 /// Parameters: the messages' time at the latest, the limit, now.
 macro_rules! sweep {
@@ -42,6 +44,34 @@ const HAND_OVER: [&str; 2] = [
 /// In the order of their ids, so that two processes do not wait for each other in a circle.
 const TAKE_BACK: &str = "UPDATE deliveries SET queued_for = NULL WHERE id IN (SELECT id FROM deliveries \
        WHERE id = ANY($1) AND due_at IS NOT NULL AND queued_for IS NOT NULL ORDER BY id FOR UPDATE)";
+
+#[async_trait]
+impl OutboxStore for PostgresStore {
+    async fn claim_of(&self, request: ClaimRequest, ids: Vec<DeliveryId>) -> Result<Claim> {
+        self.outbox
+            .run(move |connection| Box::pin(claim::write_of(connection, request, ids)))
+            .await
+    }
+
+    async fn sweep(&self, sweep: Sweep) -> Result<Vec<Queued>> {
+        self.outbox
+            .run(move |connection| Box::pin(self::sweep(connection, sweep)))
+            .await
+    }
+
+    async fn hand_over(&self, before: Timestamp, limit: usize) -> Result<u64> {
+        self.outbox
+            .run(move |connection| Box::pin(self::hand_over(connection, before, limit)))
+            .await
+    }
+
+    async fn take_back(&self, ids: Vec<DeliveryId>) -> Result<()> {
+        self.outbox
+            .run(move |connection| Box::pin(self::take_back(connection, ids)))
+            .await
+    }
+}
+
 /// What is due and was not leased waits behind another one; what is locked, another process has.
 const HOLD: &str = "UPDATE deliveries SET queued_for = NULL WHERE id IN (SELECT id FROM deliveries \
        WHERE id = ANY($1) AND due_at <= $2 ORDER BY id FOR UPDATE SKIP LOCKED)";
@@ -50,7 +80,7 @@ fn limit(limit: usize) -> i64 {
     i64::try_from(limit).unwrap_or(i64::MAX)
 }
 
-pub(super) async fn sweep(connection: &mut PgConnection, sweep: Sweep) -> Result<Vec<Queued>> {
+async fn sweep(connection: &mut PgConnection, sweep: Sweep) -> Result<Vec<Queued>> {
     let statement = match sweep.traffic {
         Traffic::Live => SWEEP_LIVE,
         Traffic::Replays => SWEEP_REPLAYS,
@@ -72,7 +102,7 @@ pub(super) async fn sweep(connection: &mut PgConnection, sweep: Sweep) -> Result
         .collect()
 }
 
-pub(super) async fn hand_over(
+async fn hand_over(
     connection: &mut PgConnection,
     before: Timestamp,
     at_most: usize,
@@ -89,7 +119,7 @@ pub(super) async fn hand_over(
     Ok(count)
 }
 
-pub(super) async fn take_back(connection: &mut PgConnection, ids: Vec<DeliveryId>) -> Result<()> {
+async fn take_back(connection: &mut PgConnection, ids: Vec<DeliveryId>) -> Result<()> {
     sqlx::query(TAKE_BACK)
         .bind(texts(&ids))
         .execute(connection)

@@ -352,22 +352,29 @@ pub(super) async fn replace_documents(
     if epoch_held(connection).await? != changes.epoch {
         return Ok(false);
     }
-    for (id, config) in changes.subscriptions {
-        sqlx::query(
-            "UPDATE subscriptions SET config = $1, config_version = $2, updated_at = $3 WHERE id = $4",
-        )
-        .bind(config.json.to_string())
-        .bind(i64::from(config.version))
-        .bind(changes.at.0)
-        .bind(id.to_string())
-        .execute(&mut *connection)
-        .await?;
-    }
-    for (id, document) in changes.connections {
-        sqlx::query("UPDATE connections SET document = $1, document_version = $2, updated_at = $3 WHERE id = $4")
+    const SUBSCRIPTION: &str = "UPDATE subscriptions SET config = $1, config_version = $2, updated_at = COALESCE($3, updated_at) WHERE id = $4";
+    const CONNECTION: &str = "UPDATE connections SET document = $1, document_version = $2, updated_at = COALESCE($3, updated_at) WHERE id = $4";
+    const SOURCE: &str = "UPDATE sources SET config = $1, config_version = $2, updated_at = COALESCE($3, updated_at) WHERE id = $4";
+    let at = changes.at.map(|at| at.0);
+    let subscriptions = changes.subscriptions.into_iter();
+    let subscriptions = subscriptions.map(|(id, config)| (SUBSCRIPTION, id.to_string(), config));
+    let connections = changes.connections.into_iter();
+    let connections = connections.map(|(id, document)| (CONNECTION, id.to_string(), document));
+    let sources = changes.source_configs.into_iter();
+    let sources = sources.map(|(id, config)| (SOURCE, id.to_string(), config));
+    for (statement, id, document) in subscriptions.chain(connections).chain(sources) {
+        sqlx::query(statement)
             .bind(document.json.to_string())
             .bind(i64::from(document.version))
-            .bind(changes.at.0)
+            .bind(at)
+            .bind(id)
+            .execute(&mut *connection)
+            .await?;
+    }
+    for (id, verification) in changes.source_verifications {
+        sqlx::query("UPDATE sources SET verification = $1, updated_at = COALESCE($2, updated_at) WHERE id = $3")
+            .bind(verification.json.to_string())
+            .bind(at)
             .bind(id.to_string())
             .execute(&mut *connection)
             .await?;

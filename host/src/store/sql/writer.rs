@@ -7,10 +7,13 @@
 use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot};
 
+use super::audit;
 use super::dialect::{DbConnection, Writing};
 use super::lanes::Cursor;
 use super::{accept, claim, ingress, record};
+use crate::domain::audit::NewEntry;
 use crate::domain::delivery::LeaseResult;
+use crate::store::audit::Effect;
 use crate::store::{
     AcceptRequest, Accepted, Claim, ClaimRequest, ReceiveRequest, Received, Recorded, Result,
     StoreError,
@@ -52,8 +55,11 @@ struct Done {
 }
 
 /// A handle on the task. The task ends when the last handle is gone.
+#[derive(Clone)]
 pub(super) struct Writer {
     commands: mpsc::Sender<Command>,
+    /// Written with each change that is made through this handle.
+    entry: Option<NewEntry>,
 }
 
 fn stopped() -> StoreError {
@@ -64,7 +70,18 @@ impl Writer {
     pub(super) fn start(writing: Writing) -> Self {
         let (commands, queue) = mpsc::channel(QUEUE_MAX);
         tokio::spawn(run(writing, queue));
-        Self { commands }
+        Self {
+            commands,
+            entry: None,
+        }
+    }
+
+    /// A handle whose changes are written with `entry`.
+    pub(super) fn audited(&self, entry: NewEntry) -> Self {
+        Self {
+            entry: Some(entry),
+            ..self.clone()
+        }
     }
 
     async fn send<T>(&self, make: impl FnOnce(Reply<T>) -> Command) -> Result<T> {
@@ -77,10 +94,30 @@ impl Writer {
     }
 
     pub(super) async fn accept(&self, request: AcceptRequest) -> Result<Accepted> {
+        if self.entry.is_some() {
+            return self
+                .run(move |connection| {
+                    Box::pin(async move {
+                        let done = accept::write(connection, &[&request]).await?;
+                        done.into_iter().next().ok_or_else(stopped)
+                    })
+                })
+                .await;
+        }
         self.send(|reply| Command::Accept(request, reply)).await
     }
 
     pub(super) async fn receive(&self, request: ReceiveRequest) -> Result<Received> {
+        if self.entry.is_some() {
+            return self
+                .run(move |connection| {
+                    Box::pin(async move {
+                        let done = ingress::write(connection, &[&request]).await?;
+                        done.into_iter().next().ok_or_else(stopped)
+                    })
+                })
+                .await;
+        }
         self.send(|reply| Command::Receive(request, reply)).await
     }
 
@@ -92,16 +129,18 @@ impl Writer {
         self.send(|reply| Command::Claim(request, reply)).await
     }
 
-    /// Runs `task` in a transaction of its own and answers after its commit.
+    /// Runs `task` in a transaction of its own and answers after its commit. With it goes this
+    /// handle's entry, where `task` changed something.
     pub(super) async fn run<T, F>(&self, task: F) -> Result<T>
     where
-        T: Send + 'static,
+        T: Effect + Send + 'static,
         F: for<'c> FnOnce(&'c mut DbConnection) -> BoxFuture<'c, Result<T>> + Send + 'static,
     {
+        let entry = self.entry.clone();
         self.send(|reply| {
             Command::Task(Box::new(move |writing| {
                 Box::pin(async move {
-                    let _ = reply.send(in_transaction(writing, task).await);
+                    let _ = reply.send(in_transaction(writing, task, entry).await);
                 })
             }))
         })
@@ -109,12 +148,16 @@ impl Writer {
     }
 }
 
-async fn in_transaction<T, F>(writing: &mut Writing, work: F) -> Result<T>
+async fn in_transaction<T, F>(writing: &mut Writing, work: F, entry: Option<NewEntry>) -> Result<T>
 where
+    T: Effect,
     F: for<'c> FnOnce(&'c mut DbConnection) -> BoxFuture<'c, Result<T>>,
 {
     let mut transaction = writing.begin().await?;
     let value = work(&mut transaction).await?;
+    if let Some(entry) = entry.filter(|_| value.is_change()) {
+        audit::append(&mut transaction, vec![entry]).await?;
+    }
     transaction.commit().await?;
     writing.committed();
     Ok(value)
@@ -197,9 +240,20 @@ impl Group {
             done.claims
                 .push(claim::write(&mut transaction, request, cursor).await?);
         }
+        audit::append(&mut transaction, self.given_up(&done.records)).await?;
         transaction.commit().await?;
         writing.committed();
         Ok(done)
+    }
+
+    /// What is to be said about the results that were written.
+    fn given_up(&self, recorded: &[Recorded]) -> Vec<NewEntry> {
+        self.records
+            .iter()
+            .zip(recorded)
+            .filter(|(_, recorded)| **recorded == Recorded::Written)
+            .filter_map(|((result, _), _)| result.entry.as_deref().cloned())
+            .collect()
     }
 
     fn split(self) -> impl Iterator<Item = Self> {

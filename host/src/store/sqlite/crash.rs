@@ -132,6 +132,7 @@ async fn write_for_ever(path: &Path) -> ! {
                 }),
                 transition: Transition::Success { external_id: None },
                 at: now,
+                entry: None,
             };
             let written = store.record(result).await.expect("records");
             assert_eq!(written, Recorded::Written);

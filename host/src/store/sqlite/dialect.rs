@@ -8,6 +8,7 @@ use super::batch::Cell;
 use super::values::{chunks, statement};
 use crate::store::Result;
 
+pub(super) type Backend = super::SqliteStore;
 pub(super) type Db = Sqlite;
 pub(super) type DbConnection = SqliteConnection;
 pub(super) type DbPool = SqlitePool;
@@ -15,6 +16,9 @@ pub(super) type DbRow = sqlx::sqlite::SqliteRow;
 
 /// Nobody else writes while this transaction does.
 pub(super) const HOLD_EPOCH: &str = "SELECT epoch FROM catalog";
+pub(super) const HOLD_AUDIT_HEAD: &str = "SELECT seq, hash FROM audit_head";
+/// Milliseconds since the Unix epoch, by the database's clock.
+pub(super) const NOW_MS: &str = "CAST(unixepoch('subsec') * 1000 AS INTEGER)";
 /// This process is the only one, and knows.
 pub(super) const ANNOUNCE: Option<&str> = None;
 pub(super) const CANCEL_QUEUED: &str = "UPDATE deliveries INDEXED BY deliveries_lane SET state = 5, due_at = NULL, updated_at = $1 WHERE subscription_id = $2 AND state <= 2 AND state <> 2";

@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use sqlx::SqlitePool;
@@ -17,6 +18,7 @@ use super::{
     ReceiveRequest, Received, Recorded, ReplayStep, ReplayStore, Result, Stepped, Store,
     StoreError, WebhookFilter,
 };
+use crate::domain::audit::NewEntry;
 use crate::domain::circuit::OpenCircuit;
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{Attempt, Delivery, FencingToken, LeaseResult};
@@ -38,12 +40,15 @@ mod dialect;
 mod lanes;
 #[cfg(test)]
 mod plans;
+mod reader;
 mod settle;
 mod values;
 
 // What is the same for both databases, compiled against this one's `dialect`.
 #[path = "../sql/accept.rs"]
 mod accept;
+#[path = "../sql/audit.rs"]
+mod audit;
 #[path = "../sql/batch.rs"]
 mod batch;
 #[path = "../sql/catalog.rs"]
@@ -64,9 +69,12 @@ mod replay;
 mod row;
 #[path = "../sql/source.rs"]
 mod source;
+#[path = "../sql/vault.rs"]
+mod vault;
 #[path = "../sql/writer.rs"]
 mod writer;
 
+pub use reader::SqliteReader;
 use writer::Writer;
 
 /// How long a health check waits for the writer.
@@ -103,7 +111,7 @@ pub struct SqliteStore {
     writer: Writer,
     readers: SqlitePool,
     /// Held for as long as the store lives.
-    _lock: File,
+    lock: Arc<File>,
 }
 
 impl std::fmt::Debug for SqliteStore {
@@ -150,7 +158,7 @@ impl SqliteStore {
                 options,
             }),
             readers,
-            _lock: lock,
+            lock: Arc::new(lock),
         })
     }
 }
@@ -471,6 +479,14 @@ impl Store for SqliteStore {
             .await
             .map_err(|_| StoreError::Unavailable("the writer does not answer".into()))?
     }
+
+    fn audited(&self, entry: NewEntry) -> Arc<dyn Store> {
+        Arc::new(Self {
+            writer: self.writer.audited(entry),
+            readers: self.readers.clone(),
+            lock: self.lock.clone(),
+        })
+    }
 }
 
 #[cfg(test)]
@@ -486,6 +502,30 @@ mod tests {
             .await
             .expect("opens");
         (dir, store)
+    }
+
+    #[tokio::test]
+    async fn the_audit_trail_is_only_added_to() {
+        let (_dir, store) = open_temporary().await;
+        conformance::added_at_once(&[&store]).await;
+        for statement in [
+            "UPDATE audit_entries SET action = 'x' WHERE seq = 1",
+            "DELETE FROM audit_entries WHERE seq = 1",
+            "INSERT OR REPLACE INTO audit_entries SELECT * FROM audit_entries WHERE seq = 1",
+            "UPDATE audit_head SET seq = seq - 1",
+            "UPDATE audit_head SET hash = zeroblob(32)",
+            "DELETE FROM audit_head",
+            "INSERT OR REPLACE INTO audit_head VALUES (1, 0, zeroblob(32))",
+        ] {
+            let refused = store.writer.run(move |connection| {
+                Box::pin(async move {
+                    sqlx::query(statement).execute(connection).await?;
+                    Ok(())
+                })
+            });
+            let error = refused.await.expect_err(statement).to_string();
+            assert!(error.contains("audit"), "{statement}: {error}");
+        }
     }
 
     #[tokio::test]
