@@ -1,7 +1,7 @@
 //! The gateway as a process: started on a private data directory, killed, and started again.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
@@ -45,6 +45,9 @@ allow_addresses = ["127.0.0.0/8"]
 hosts = ["*.logic.azure.com", "*.api.powerplatform.com", "graph.microsoft.com", "login.microsoftonline.com", "{connection.baseUrl}", "{connection.loginUrl}"]
 allow_addresses = ["127.0.0.0/8"]
 "#;
+
+/// Takes the room on a gateway's own disk.
+const FILLING: &str = "filling";
 
 /// The binary under test.
 ///
@@ -108,6 +111,8 @@ pub struct Setup {
     pub grants: String,
     /// Its environment, which is empty otherwise.
     pub environment: Vec<(&'static str, String)>,
+    /// Gives its data a file system of that size, which lasts as long as the process.
+    pub disk_mib: Option<u32>,
 }
 
 impl Default for Setup {
@@ -116,6 +121,7 @@ impl Default for Setup {
             providers: vec!["webhook"],
             grants: LOOPBACK_GRANTS.to_owned(),
             environment: Vec::new(),
+            disk_mib: None,
         }
     }
 }
@@ -177,8 +183,11 @@ impl Gateway {
     /// When it does not come up; with its log.
     pub async fn restart(&mut self) {
         assert!(self.process.is_none(), "it is running");
-        let mut child = self
-            .command(&["serve", "--listen", "127.0.0.1:0"])
+        let mut command = self.command(&["serve", "--listen", "127.0.0.1:0"]);
+        if let Some(mib) = self.setup.disk_mib {
+            command = self.on_own_disk(&command, mib);
+        }
+        let mut child = command
             .arg("--providers")
             .arg(self.providers_dir())
             .stdout(Stdio::piped())
@@ -245,6 +254,60 @@ impl Gateway {
         command
     }
 
+    /// The same command in a mount namespace where the data directory is a small file system: in
+    /// memory, so that it needs no device, and no rights but those over the namespace.
+    fn on_own_disk(&self, command: &Command, mib: u32) -> Command {
+        fs::create_dir_all(self.data_dir()).expect("the data directory");
+        let script = format!("mount -t tmpfs -o size={mib}m,mode=0700 tmpfs \"$0\" && exec \"$@\"");
+        let mut own = Command::new("unshare");
+        if !rustix::process::geteuid().is_root() {
+            own.args(["--user", "--map-root-user"]);
+        }
+        own.args(["--mount", "sh", "-c", &script])
+            .arg(self.data_dir())
+            .arg(command.get_program())
+            .args(command.get_args())
+            .env_clear()
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            .envs(
+                command
+                    .get_envs()
+                    .filter_map(|(name, value)| Some((name, value?))),
+            )
+            .current_dir(self.home.path())
+            .stdin(Stdio::null());
+        own
+    }
+
+    /// The data directory as the process sees it.
+    fn own_data_dir(&self) -> PathBuf {
+        let data = self.data_dir();
+        if self.setup.disk_mib.is_none() {
+            return data;
+        }
+        let root = PathBuf::from(format!("/proc/{}/root", self.pid()));
+        root.join(data.strip_prefix("/").unwrap_or(&data))
+    }
+
+    /// Leaves no room on its own disk.
+    ///
+    /// # Panics
+    /// When it has none.
+    pub fn fill_disk(&self) {
+        assert!(self.setup.disk_mib.is_some(), "it has no disk of its own");
+        let mut file = fs::File::create(self.own_data_dir().join(FILLING)).expect("a file");
+        let piece = [0; 4 << 10];
+        while file.write_all(&piece).is_ok() {}
+    }
+
+    /// Takes away what [`Gateway::fill_disk`] wrote.
+    ///
+    /// # Panics
+    /// When there is nothing.
+    pub fn empty_disk(&self) {
+        fs::remove_file(self.own_data_dir().join(FILLING)).expect("removed");
+    }
+
     /// SIGKILL: whatever it was doing.
     ///
     /// # Panics
@@ -255,14 +318,43 @@ impl Gateway {
         process.child.wait().expect("ended");
     }
 
+    /// SIGSTOP: it stands still with all that it is doing, until [`Gateway::thaw`].
+    ///
+    /// # Panics
+    /// When it is not running.
+    pub fn freeze(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// SIGCONT: it goes on as if no time had passed.
+    ///
+    /// # Panics
+    /// When it is not running.
+    pub fn thaw(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    /// Its process identifier.
+    ///
+    /// # Panics
+    /// When it is not running.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process.as_ref().expect("it is running").child.id()
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.pid()).expect("a process id");
+        kill_process(Pid::from_raw(pid).expect("a process id"), signal).expect("signalled");
+    }
+
     /// SIGTERM, and waits for the end.
     ///
     /// # Panics
     /// When it is not running, or does not end.
     pub async fn terminate(&mut self) -> ExitStatus {
+        self.signal(Signal::TERM);
         let mut process = self.process.take().expect("it is running");
-        let pid = i32::try_from(process.child.id()).expect("a process id");
-        kill_process(Pid::from_raw(pid).expect("a process id"), Signal::TERM).expect("signalled");
         let started = Instant::now();
         loop {
             if let Some(status) = process.child.try_wait().expect("its state") {
@@ -301,7 +393,7 @@ impl Gateway {
     /// When there is none.
     #[must_use]
     pub fn admin_key(&self) -> String {
-        fs::read_to_string(self.data_dir().join("admin.key")).expect("admin.key")
+        fs::read_to_string(self.own_data_dir().join("admin.key")).expect("admin.key")
     }
 
     /// Writes an admin key of the store that it shares with another one.
@@ -326,6 +418,18 @@ impl Gateway {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
+    }
+
+    /// Waits until it has written `text`.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub async fn logged(&self, text: &str) {
+        let started = Instant::now();
+        while !self.log().contains(text) {
+            assert!(started.elapsed() < PATIENCE, "it never says {text:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// Database, keys, code cache.

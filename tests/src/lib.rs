@@ -8,6 +8,7 @@
 pub mod api;
 pub mod gateway;
 pub mod jira;
+pub mod proxy;
 pub mod raw_receiver;
 pub mod receiver;
 pub mod signature;

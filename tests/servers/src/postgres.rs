@@ -128,7 +128,29 @@ impl Postgres {
         self.server.join();
     }
 
-    /// Starts it again after [`Postgres::crash`].
+    /// Ends it in order (`fast`: transactions rolled back, connections closed, a checkpoint).
+    pub fn stop(&self) {
+        self.server.signal(Signal::INT);
+        self.server.join();
+    }
+
+    /// It and everything that it runs stand still until [`Postgres::thaw`].
+    pub fn freeze(&self) {
+        self.server.signal_all(Signal::STOP);
+    }
+
+    /// It goes on as if no time had passed.
+    pub fn thaw(&self) {
+        self.server.signal_all(Signal::CONT);
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Starts it again after [`Postgres::crash`] or [`Postgres::stop`].
     pub fn restart(&mut self) {
         self.server = run(&self.account, &self.programs, self.home.path(), self.port);
         self.wait();
@@ -137,6 +159,7 @@ impl Postgres {
 
 impl Drop for Postgres {
     fn drop(&mut self) {
+        self.thaw();
         self.server.signal(Signal::QUIT);
     }
 }

@@ -107,6 +107,14 @@ impl Server {
         let _ = kill_process(self.pid, signal);
     }
 
+    /// To it and the processes that it has made.
+    pub(crate) fn signal_all(&self, signal: Signal) {
+        self.signal(signal);
+        for child in children(self.pid) {
+            let _ = kill_process(child, signal);
+        }
+    }
+
     /// Waits for its end.
     pub(crate) fn join(&self) {
         self.ended
@@ -115,6 +123,22 @@ impl Server {
             .recv_timeout(PATIENCE)
             .expect("the server ends in time");
     }
+}
+
+/// The processes whose parent is `parent`.
+fn children(parent: Pid) -> Vec<Pid> {
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let is_child = |pid: &i32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        // After the name in parentheses: the state, and then the parent.
+        let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
+        fields.split_whitespace().nth(1) == Some(&parent.as_raw_nonzero().to_string())
+    };
+    processes
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(is_child)
+        .filter_map(Pid::from_raw)
+        .collect()
 }
 
 /// A port that nobody listens on just now.

@@ -19,6 +19,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 pub(super) const EMITTERS: u64 = 8;
 pub(super) const ATTEMPTS_MAX: u64 = 8;
@@ -108,57 +109,94 @@ pub(super) async fn emitter(sent: Arc<Sent>, mut gateway: watch::Receiver<Option
     }
 }
 
+/// Emitters under way against some gateways, and the receiver that their events reach.
+pub(super) struct Load {
+    pub(super) receiver: Receiver,
+    sent: Arc<Sent>,
+    targets: Vec<watch::Sender<Option<Api>>>,
+    emitters: Vec<JoinHandle<()>>,
+}
+
+impl Load {
+    /// Configures the first of `apis` and emits to all.
+    pub(super) async fn begin(seed: u64, apis: Vec<Api>) -> Self {
+        let receiver = Receiver::start(receiver_script(seed)).await;
+        let api = apis.first().expect("a gateway");
+        api.register("chaos.event").await;
+        let changes = json!({
+            "retry": {"delaysMs": vec![20; ATTEMPTS_MAX as usize - 1]},
+            "circuitBreaker": {"enabled": false}
+        });
+        api.subscribe(&with(webhook("chaos.event", &receiver.url()), changes))
+            .await;
+        let sent = Arc::new(Sent::default());
+        let targets: Vec<_> = apis
+            .into_iter()
+            .map(|api| watch::Sender::new(Some(api)))
+            .collect();
+        let emitters = targets.iter().cycle().take(EMITTERS as usize);
+        let emitters = emitters
+            .map(|target| tokio::spawn(emitter(sent.clone(), target.subscribe())))
+            .collect();
+        Self {
+            receiver,
+            sent,
+            targets,
+            emitters,
+        }
+    }
+
+    /// Where those that emit to gateway `index` go on; `None`: it is down.
+    pub(super) fn aim(&self, index: usize, api: Option<Api>) {
+        self.targets[index].send_replace(api);
+    }
+
+    /// Lets the emitters end, waits for the end of every delivery, checks all and tells it.
+    pub(super) async fn end(self, what: &str, faults: u64, api: &Api) {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        self.sent.stop.store(true, Ordering::Relaxed);
+        for emitter in self.emitters {
+            emitter.await.expect("an emitter");
+        }
+        let accepted = self.sent.accepted.lock();
+        let accepted = accepted.unwrap_or_else(PoisonError::into_inner).clone();
+        let deliveries = all_ended(api).await;
+        let history = self.receiver.requests();
+        let sent_up_to = self.sent.next.load(Ordering::Relaxed);
+        let duplicates = check(&accepted, sent_up_to, &history, &deliveries);
+        println!(
+            "{what}: {faults} faults, {} events accepted, {} deliveries, {} requests, {duplicates} of them duplicates, 0 lost",
+            accepted.len(),
+            deliveries.len(),
+            history.len()
+        );
+        let events = accepted.len() as u64;
+        assert!(events > faults * 5, "hardly any load: {events}");
+    }
+}
+
+/// The seed and the number of faults of a run, told so that it can be repeated.
+pub(super) fn seed_and_faults(faults: u64) -> (StdRng, u64, u64) {
+    let seed = from_environment("HOOKPORT_CHAOS_SEED", rand::random());
+    let faults = from_environment("HOOKPORT_CHAOS_KILLS", faults);
+    println!("HOOKPORT_CHAOS_SEED={seed} HOOKPORT_CHAOS_KILLS={faults}");
+    (StdRng::seed_from_u64(seed), seed, faults)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn killing_it_at_random_moments_loses_and_invents_nothing() {
-    let seed = from_environment("HOOKPORT_CHAOS_SEED", rand::random());
-    let kills = from_environment("HOOKPORT_CHAOS_KILLS", 10);
-    println!("HOOKPORT_CHAOS_SEED={seed} HOOKPORT_CHAOS_KILLS={kills}");
-    let mut rng = StdRng::seed_from_u64(seed);
-    let receiver = Receiver::start(receiver_script(seed)).await;
+    let (mut rng, seed, kills) = seed_and_faults(10);
     let mut gateway = Gateway::start().await;
-    let api = gateway.api();
-    api.register("chaos.event").await;
-    api.subscribe(&with(
-        webhook("chaos.event", &receiver.url()),
-        json!({"retry": {"delaysMs": vec![20; ATTEMPTS_MAX as usize - 1]}}),
-    ))
-    .await;
-
-    let sent = Arc::new(Sent::default());
-    let (tell, current) = watch::channel(Some(api));
-    let emitters: Vec<_> = (0..EMITTERS)
-        .map(|_| tokio::spawn(emitter(sent.clone(), current.clone())))
-        .collect();
+    let load = Load::begin(seed, vec![gateway.api()]).await;
     for _ in 0..kills {
         // Also soon after a start, while it still recovers.
         tokio::time::sleep(Duration::from_millis(rng.random_range(5..700))).await;
         gateway.kill();
-        tell.send_replace(None);
+        load.aim(0, None);
         gateway.restart().await;
-        tell.send_replace(Some(gateway.api()));
+        load.aim(0, Some(gateway.api()));
     }
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    sent.stop.store(true, Ordering::Relaxed);
-    for emitter in emitters {
-        emitter.await.expect("an emitter");
-    }
-
-    let accepted = sent
-        .accepted
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .clone();
-    let deliveries = all_ended(&gateway.api()).await;
-    let history = receiver.requests();
-    let sent_up_to = sent.next.load(Ordering::Relaxed);
-    let duplicates = check(&accepted, sent_up_to, &history, &deliveries);
-    println!(
-        "{kills} kills, {} events accepted, {} deliveries, {} requests, {duplicates} of them duplicates",
-        accepted.len(),
-        deliveries.len(),
-        history.len()
-    );
-    assert!(accepted.len() as u64 > kills * 5, "hardly any load");
+    load.end("kill -9", kills, &gateway.api()).await;
 }
 
 /// Waits until no delivery is open and returns all.

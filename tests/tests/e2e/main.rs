@@ -12,6 +12,7 @@ mod chat;
 mod command_line;
 mod coordination;
 mod delivery;
+mod faults;
 mod flow;
 mod hostile_receivers;
 mod idempotency;

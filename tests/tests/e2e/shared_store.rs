@@ -1,22 +1,16 @@
 //! Several processes over one PostgreSQL.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use hookport_test_servers::Postgres;
 use hookport_tests::api::{webhook, with};
 use hookport_tests::gateway::{Gateway, Setup};
 use hookport_tests::receiver::{Receiver, Reply};
-use rand::rngs::StdRng;
-use rand::{RngExt as _, SeedableRng as _};
+use rand::RngExt as _;
 use serde_json::{Value, json};
-use tokio::sync::watch;
 
-use crate::chaos::{
-    ATTEMPTS_MAX, EMITTERS, Sent, all_ended, check, emitter, from_environment, receiver_script,
-};
+use crate::chaos::{Load, seed_and_faults};
 
 /// 32 bytes in base64: all processes share it.
 const MASTER_KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
@@ -29,6 +23,27 @@ pub(super) fn setup(url: &str) -> Setup {
         ],
         ..Setup::default()
     }
+}
+
+pub(super) fn with_role(url: &str, role: &str) -> Setup {
+    let mut setup = setup(url);
+    setup.environment.push(("HOOKPORT_ROLE", role.to_owned()));
+    setup
+}
+
+/// A process that delivers and has no API of its own.
+pub(super) async fn worker_beside(first: &Gateway, url: &str) -> Gateway {
+    let mut setup = with_role(url, "worker");
+    // Its API shows no providers to wait for.
+    setup.providers.clear();
+    let mut worker = Gateway::prepare(setup);
+    worker.take_admin_key(&first.admin_key());
+    worker.install(
+        &hookport_tests::gateway::component("webhook"),
+        "webhook.wasm",
+    );
+    worker.restart().await;
+    worker
 }
 
 /// Two gateways over one database.
@@ -150,12 +165,7 @@ async fn what_a_killed_process_had_in_flight_is_delivered_by_another() {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_process_accepts_and_another_delivers() {
     let (_postgres, url) = database().await;
-    let with_role = |role: &str| {
-        let mut setup = setup(&url);
-        setup.environment.push(("HOOKPORT_ROLE", role.to_owned()));
-        setup
-    };
-    let first = Gateway::start_with(with_role("api")).await;
+    let first = Gateway::start_with(with_role(&url, "api")).await;
     let api = first.api();
     let receiver = Receiver::ok().await;
     api.register("incident.created").await;
@@ -164,16 +174,7 @@ async fn one_process_accepts_and_another_delivers() {
     let id = api.emit_one(&event(1)).await;
     assert_eq!(receiver.settled().await.len(), 0, "nobody delivers yet");
 
-    let mut setup = with_role("worker");
-    // Its API shows no providers to wait for.
-    setup.providers.clear();
-    let mut second = Gateway::prepare(setup);
-    second.take_admin_key(&first.admin_key());
-    second.install(
-        &hookport_tests::gateway::component("webhook"),
-        "webhook.wasm",
-    );
-    second.restart().await;
+    let second = worker_beside(&first, &url).await;
     api.delivery_in(&id, "success").await;
     assert_eq!(receiver.requests().len(), 1);
     second.api().get("/health").await.expect(200);
@@ -210,98 +211,73 @@ enum Fault {
     KillSecond,
     KillBoth,
     CrashDatabase,
+    StopDatabase,
 }
 
 /// As `chaos`, over a shared store: processes are killed one at a time and both at once, and the
-/// database crashes.
+/// database crashes, or is stopped in order and started again.
 #[tokio::test(flavor = "multi_thread")]
 async fn killing_processes_and_the_database_loses_and_invents_nothing() {
-    let seed = from_environment("HOOKPORT_CHAOS_SEED", rand::random());
-    let faults = from_environment("HOOKPORT_CHAOS_KILLS", 8);
-    println!("HOOKPORT_CHAOS_SEED={seed} HOOKPORT_CHAOS_KILLS={faults}");
-    let mut rng = StdRng::seed_from_u64(seed);
+    let (mut rng, seed, faults) = seed_and_faults(8);
     let (mut postgres, url) = database().await;
-    let receiver = Receiver::start(receiver_script(seed)).await;
     let (mut first, mut second) = pair(&url).await;
-    let api = first.api();
-    api.register("chaos.event").await;
-    let retry = json!({"retry": {"delaysMs": vec![20; ATTEMPTS_MAX as usize - 1]}, "circuitBreaker": {"enabled": false}});
-    api.subscribe(&with(webhook("chaos.event", &receiver.url()), retry))
-        .await;
-
-    let sent = Arc::new(Sent::default());
-    let (tell_first, to_first) = watch::channel(Some(first.api()));
-    let (tell_second, to_second) = watch::channel(Some(second.api()));
-    let emitters: Vec<_> = (0..EMITTERS)
-        .map(|number| {
-            let to = if number % 2 == 0 {
-                &to_first
-            } else {
-                &to_second
-            };
-            tokio::spawn(emitter(sent.clone(), to.clone()))
-        })
-        .collect();
+    let load = Load::begin(seed, vec![first.api(), second.api()]).await;
     for _ in 0..faults {
         tokio::time::sleep(Duration::from_millis(rng.random_range(50..900))).await;
-        let fault = match rng.random_range(0..4) {
+        let fault = match rng.random_range(0..5) {
             0 => Fault::KillFirst,
             1 => Fault::KillSecond,
             2 => Fault::KillBoth,
-            _ => Fault::CrashDatabase,
+            3 => Fault::CrashDatabase,
+            _ => Fault::StopDatabase,
         };
         println!("{fault:?}");
-        let (kill_first, kill_second) = match fault {
-            Fault::KillFirst => (true, false),
-            Fault::KillSecond => (false, true),
-            Fault::KillBoth => (true, true),
-            Fault::CrashDatabase => (false, false),
-        };
-        if matches!(fault, Fault::CrashDatabase) {
+        if matches!(fault, Fault::CrashDatabase | Fault::StopDatabase) {
             postgres = tokio::task::spawn_blocking(move || {
-                postgres.crash();
+                match fault {
+                    Fault::StopDatabase => postgres.stop(),
+                    _ => postgres.crash(),
+                }
                 std::thread::sleep(Duration::from_millis(300));
                 postgres.restart();
                 postgres
             })
             .await
             .expect("restarted");
+            continue;
         }
-        for (kill, gateway, tell) in [
-            (kill_first, &mut first, &tell_first),
-            (kill_second, &mut second, &tell_second),
-        ] {
-            if kill {
-                gateway.kill();
-                tell.send_replace(None);
-            }
-        }
-        for (gateway, tell) in [(&mut first, &tell_first), (&mut second, &tell_second)] {
-            if !gateway.is_running() {
-                gateway.restart().await;
-                tell.send_replace(Some(gateway.api()));
-            }
+        let killed = match fault {
+            Fault::KillFirst => [true, false],
+            Fault::KillSecond => [false, true],
+            _ => [true, true],
+        };
+        kill_and_restart(&load, [&mut first, &mut second], killed).await;
+    }
+    load.end(
+        "kill -9 of processes, crash and stop of PostgreSQL",
+        faults,
+        &first.api(),
+    )
+    .await;
+}
+
+/// Kills some of the gateways at once, and starts them again.
+pub(super) async fn kill_and_restart<const N: usize>(
+    load: &Load,
+    gateways: [&mut Gateway; N],
+    killed: [bool; N],
+) {
+    let mut gateways = gateways;
+    for (index, gateway) in gateways.iter_mut().enumerate() {
+        if killed[index] {
+            gateway.kill();
+            load.aim(index, None);
         }
     }
-    tokio::time::sleep(Duration::from_millis(500)).await;
-    sent.stop.store(true, Ordering::Relaxed);
-    for emitter in emitters {
-        emitter.await.expect("an emitter");
+    for (index, gateway) in gateways.iter_mut().enumerate() {
+        if killed[index] {
+            gateway.restart().await;
+            load.aim(index, Some(gateway.api()));
+        }
     }
-    let accepted = sent
-        .accepted
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .clone();
-    let deliveries = all_ended(&first.api()).await;
-    let history = receiver.requests();
-    let sent_up_to = sent.next.load(Ordering::Relaxed);
-    let duplicates = check(&accepted, sent_up_to, &history, &deliveries);
-    println!(
-        "{faults} faults, {} events accepted, {} deliveries, {} requests, {duplicates} of them duplicates",
-        accepted.len(),
-        deliveries.len(),
-        history.len()
-    );
-    assert!(accepted.len() as u64 > faults * 5, "hardly any load");
 }
