@@ -31,7 +31,7 @@ async fn a_process_that_was_taken_for_dead_records_nothing() {
     second.kill();
     // The first request is answered while its process stands still.
     let receiver = Receiver::start(|index, _| match index {
-        0 => Reply::status(503).after(Duration::from_secs(2)),
+        0 => Reply::status(503).after(Duration::from_secs(5)),
         _ => Reply::ok(),
     })
     .await;

@@ -3,6 +3,7 @@
 //! Each test has a gateway of its own. Times are bounds against hanging; where a test says "not
 //! before", the lower bound is the promise under test.
 
+mod all_engines;
 mod audit;
 mod bad_input;
 mod broker;

@@ -1,0 +1,200 @@
+//! Two processes over PostgreSQL, RabbitMQ and Redis at once, with one or two of all these failing
+//! at a time, and the checker of `chaos` afterwards.
+
+use std::time::Duration;
+
+use futures_util::future::join;
+use hookport_test_servers::{Postgres, RabbitMq, Redis};
+use hookport_tests::gateway::Gateway;
+use hookport_tests::proxy::{Fault, Proxy};
+use rand::RngExt as _;
+use rand::rngs::StdRng;
+
+use crate::chaos::{Load, seed_and_faults};
+use crate::shared_store::{database, setup};
+
+/// What a moment can do to the servers.
+#[derive(Clone, Copy, Debug)]
+enum Act {
+    CrashPostgres,
+    FreezePostgres,
+    Connections(Fault),
+    CrashBroker,
+    FreezeBroker,
+    DeleteQueues,
+    CutBroker,
+    CrashRedis,
+    FreezeRedis,
+    FlushRedis,
+}
+
+/// What a moment can do to the processes.
+#[derive(Clone, Copy, Debug)]
+enum Blow {
+    None,
+    Kill([bool; 2]),
+    Freeze(usize),
+}
+
+struct Servers {
+    postgres: Postgres,
+    broker: RabbitMq,
+    redis: Redis,
+}
+
+impl Servers {
+    fn act(&mut self, act: Act, away: Duration) {
+        let pause = || std::thread::sleep(away);
+        match act {
+            Act::CrashPostgres => {
+                self.postgres.crash();
+                pause();
+                self.postgres.restart();
+            }
+            Act::FreezePostgres => {
+                self.postgres.freeze();
+                pause();
+                self.postgres.thaw();
+            }
+            // The proxy does it.
+            Act::Connections(_) => pause(),
+            Act::CrashBroker => {
+                self.broker.crash();
+                pause();
+                self.broker.restart();
+            }
+            Act::FreezeBroker => {
+                self.broker.freeze();
+                pause();
+                self.broker.thaw();
+            }
+            Act::DeleteQueues => self.broker.delete_queues(),
+            Act::CutBroker => self.broker.cut_connections(),
+            Act::CrashRedis => {
+                self.redis.crash();
+                pause();
+                self.redis.restart();
+            }
+            Act::FreezeRedis => {
+                self.redis.freeze();
+                pause();
+                self.redis.thaw();
+            }
+            Act::FlushRedis => self.redis.flush(),
+        }
+    }
+}
+
+fn any_act(rng: &mut StdRng) -> Act {
+    match rng.random_range(0..14) {
+        0 => Act::CrashPostgres,
+        1 => Act::FreezePostgres,
+        2 => Act::Connections(Fault::CutAfter(rng.random_range(1..20_000))),
+        3 => Act::Connections(Fault::BlackHole),
+        4 => Act::Connections(Fault::Refuse),
+        5 | 6 => Act::Connections(Fault::DropCommitAnswers),
+        7 => Act::CrashBroker,
+        8 => Act::FreezeBroker,
+        9 => Act::DeleteQueues,
+        10 => Act::CutBroker,
+        11 => Act::CrashRedis,
+        12 => Act::FreezeRedis,
+        _ => Act::FlushRedis,
+    }
+}
+
+fn any_blow(rng: &mut StdRng) -> Blow {
+    match rng.random_range(0..8) {
+        0 => Blow::Kill([true, false]),
+        1 => Blow::Kill([false, true]),
+        2 => Blow::Kill([true, true]),
+        3 => Blow::Freeze(0),
+        4 => Blow::Freeze(1),
+        _ => Blow::None,
+    }
+}
+
+/// Kills or freezes while the servers are struck. Who was killed stays down: it would not start
+/// without its database.
+async fn strike(load: &Load, gateways: &mut [Gateway; 2], blow: Blow, lasts: Duration) {
+    match blow {
+        Blow::None => {}
+        Blow::Kill(killed) => {
+            for (index, gateway) in gateways.iter_mut().enumerate() {
+                if killed[index] {
+                    gateway.kill();
+                    load.aim(index, None);
+                }
+            }
+        }
+        Blow::Freeze(index) => {
+            gateways[index].freeze();
+            tokio::time::sleep(lasts).await;
+            gateways[index].thaw();
+        }
+    }
+}
+
+async fn start_what_is_down(load: &Load, gateways: &mut [Gateway; 2]) {
+    for (index, gateway) in gateways.iter_mut().enumerate() {
+        if !gateway.is_running() {
+            gateway.restart().await;
+            load.aim(index, Some(gateway.api()));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn faults_of_everything_at_once_lose_and_invent_nothing() {
+    let (mut rng, seed, faults) = seed_and_faults(8);
+    let (postgres, url) = database().await;
+    let started = tokio::task::spawn_blocking(|| (RabbitMq::start(), Redis::start()));
+    let (broker, redis) = started.await.expect("a broker and a cache");
+    let proxy = Proxy::before(postgres.port()).await;
+    let direct = format!(":{}/", postgres.port());
+    let mut setup = setup(&url.replace(&direct, &format!(":{}/", proxy.port())));
+    setup.environment.extend([
+        ("HOOKPORT_QUEUE_URL", broker.url()),
+        ("HOOKPORT_REDIS_URL", redis.url()),
+    ]);
+    let first = Gateway::start_with(setup.clone()).await;
+    let mut second = Gateway::prepare(setup);
+    second.take_admin_key(&first.admin_key());
+    second.restart().await;
+    let mut servers = Servers {
+        postgres,
+        broker,
+        redis,
+    };
+    let mut gateways = [first, second];
+    let apis = gateways.iter().map(Gateway::api).collect();
+    let load = Load::begin(seed, apis).await;
+    for _ in 0..faults {
+        tokio::time::sleep(Duration::from_millis(rng.random_range(50..900))).await;
+        let (act, blow) = (any_act(&mut rng), any_blow(&mut rng));
+        let away = Duration::from_millis(rng.random_range(100..3_000));
+        let frozen_for = Duration::from_millis(rng.random_range(500..5_000));
+        println!("{act:?} for {away:?}, {blow:?}");
+        if let Act::Connections(fault) = act {
+            proxy.set(fault);
+        }
+        let acting = async {
+            let acted = tokio::task::spawn_blocking(move || {
+                servers.act(act, away);
+                servers
+            });
+            let servers = acted.await.expect("the servers are back");
+            proxy.set(Fault::None);
+            servers
+        };
+        let striking = strike(&load, &mut gateways, blow, frozen_for);
+        (servers, ()) = join(acting, striking).await;
+        start_what_is_down(&load, &mut gateways).await;
+    }
+    load.end(
+        "kill -9 and SIGSTOP of processes with crashes, SIGSTOP and broken connections of PostgreSQL, RabbitMQ and Redis",
+        faults,
+        &gateways[0].api(),
+    )
+    .await;
+}
