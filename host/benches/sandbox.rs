@@ -69,6 +69,7 @@ fn call() -> DeliverCall {
             received_at: now,
             correlation_key: None,
             system_ids: Vec::new(),
+            trace: None,
         }),
         delivery_id: ids.next(now, || 1),
         attempt: 1,

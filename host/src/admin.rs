@@ -2,7 +2,6 @@
 
 use std::io::Write as _;
 use std::path::Path;
-use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow};
 use serde_json::json;
@@ -94,7 +93,7 @@ async fn describe(file: &Path) -> anyhow::Result<Descriptor> {
         concurrency: 1,
         ..Config::default()
     };
-    let sandbox = Arc::new(wire::sandbox(&config)?);
+    let sandbox = wire::sandbox(&config)?;
     let compiler = Compiler::new(CompileLimits::default())?;
     let (_, descriptor) = registry::inspect(file, &compiler, &sandbox)
         .await

@@ -31,6 +31,9 @@ pub struct Config {
     pub trusted_proxies: Vec<ipnet::IpNet>,
     /// How long a shutdown waits for deliveries under way, in milliseconds.
     pub shutdown_timeout_ms: u64,
+    /// How long a process that is told to stop goes on answering, not ready any more, so that load
+    /// balancers see it before the listener closes, in milliseconds.
+    pub shutdown_grace_ms: u64,
     /// What this process does; anything but `all` needs a shared store.
     pub role: ProcessRole,
     /// The system of record.
@@ -47,6 +50,8 @@ pub struct Config {
     pub provider_limits: HashMap<String, Limits>,
     /// How to log.
     pub log: LogSection,
+    /// Traces.
+    pub telemetry: TelemetrySection,
 }
 
 /// What a process does.
@@ -194,6 +199,32 @@ impl Default for LogSection {
     }
 }
 
+/// Traces, sent to a collector of OpenTelemetry's.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TelemetrySection {
+    /// Its endpoint for OTLP over HTTP, without the path: `http://collector:4318`. Unset, and none
+    /// in `OTEL_EXPORTER_OTLP_ENDPOINT`: nothing is recorded.
+    pub otlp_endpoint: Option<String>,
+    /// What the gateway is called there.
+    pub service_name: String,
+    /// Of the traces that begin here, so many are recorded: 0.0 to 1.0. Callers decide for theirs.
+    pub sample_ratio: f64,
+    /// Whether the HTTP requests of providers carry a `traceparent` header.
+    pub propagate: bool,
+}
+
+impl Default for TelemetrySection {
+    fn default() -> Self {
+        Self {
+            otlp_endpoint: None,
+            service_name: "hookport".to_owned(),
+            sample_ratio: 1.0,
+            propagate: false,
+        }
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -206,6 +237,7 @@ impl Default for Config {
             batch_bytes_max: 10 << 20,
             trusted_proxies: Vec::new(),
             shutdown_timeout_ms: 20_000,
+            shutdown_grace_ms: 0,
             role: ProcessRole::All,
             store: StoreSection::default(),
             queue: QueueSection::default(),
@@ -214,6 +246,7 @@ impl Default for Config {
             limits: Limits::default(),
             provider_limits: HashMap::new(),
             log: LogSection::default(),
+            telemetry: TelemetrySection::default(),
         }
     }
 }
@@ -313,6 +346,12 @@ impl Config {
                 "must be at least event_bytes_max, and both above 0",
             );
         }
+        if !(0.0..=1.0).contains(&self.telemetry.sample_ratio) {
+            return value("telemetry.sample_ratio", "give 0.0 to 1.0");
+        }
+        if self.shutdown_grace_ms > self.shutdown_timeout_ms {
+            return value("shutdown_grace_ms", "must be within shutdown_timeout_ms");
+        }
         Ok(())
     }
 }
@@ -351,6 +390,9 @@ mod tests {
         check("[queue]\nprefetch = 0", "queue.prefetch");
         check("redis.prefix = \"\"", "redis.prefix");
         check("redis.url = \"http://localhost\"", "redis.url");
+        check("shutdown_grace_ms = 20001", "shutdown_grace_ms");
+        check("[telemetry]\nsample_ratio = 1.5", "sample_ratio");
+        check("[telemetry]\nsample_ratio = nan", "sample_ratio");
     }
 
     #[test]

@@ -1,100 +1,123 @@
 //! `hookport doctor`: looks at everything the gateway depends on and says what to do.
+//!
+//! Invariant: it changes nothing. A database of another version is reported, not migrated.
 
 mod audit;
+mod database;
+mod files;
+mod machine;
 mod secrets;
 
-use std::os::unix::fs::PermissionsExt as _;
 use std::process::ExitCode;
+
+use serde_json::json;
 
 use crate::config::Config;
 use crate::coord::Coord as _;
 use crate::coord::redis::Redis;
 use crate::domain::audit::Anchor;
 use crate::queue::rabbitmq;
-use crate::vault::key::{VARIABLE, WhenMissing};
-use crate::vault::{KeyError, KeyRing};
+use crate::telemetry;
 use crate::wire;
 
-/// What to look at beside the rest.
+/// What to look at, and how to tell it.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Asked {
-    /// The whole audit trail.
+    /// The whole audit trail as well.
     pub audit: bool,
     /// A place that it has to hold.
     pub expected: Option<Anchor>,
+    /// One JSON document instead of lines.
+    pub as_json: bool,
 }
 
-/// Prints a line a check; the exit status is 1 when one fails.
+/// What was found of one thing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Finding {
+    /// As it should be.
+    Ok(String),
+    /// It works; this is what would be better.
+    Warn(String),
+    /// It does not work; this is what to mend.
+    Fail(String),
+}
+
+impl Finding {
+    /// How it is written: in lines, and in JSON.
+    fn status(&self) -> (&'static str, &'static str) {
+        match self {
+            Self::Ok(_) => ("ok  ", "ok"),
+            Self::Warn(_) => ("warn", "warning"),
+            Self::Fail(_) => ("FAIL", "failing"),
+        }
+    }
+
+    fn detail(&self) -> &str {
+        match self {
+            Self::Ok(detail) | Self::Warn(detail) | Self::Fail(detail) => detail,
+        }
+    }
+}
+
+/// `Err` fails.
+impl From<Result<String, String>> for Finding {
+    fn from(result: Result<String, String>) -> Self {
+        result.map_or_else(Self::Fail, Self::Ok)
+    }
+}
+
+/// Prints a line a check, or one JSON document; the exit status is 1 when one fails.
 ///
 /// # Errors
 /// None of its own: what fails is a line.
 pub async fn run(config: Config, asked: Asked) -> anyhow::Result<ExitCode> {
-    let mut checks = vec![
-        ("data directory", data_dir(&config)),
-        ("database", database(&config).await),
-        ("broker", broker(&config).await),
-        ("master key", master_key(&config)),
-        ("secrets", secrets::under_which_key(&config).await),
-        ("providers", providers(&config)),
-        (
-            "sandbox",
-            wire::sandbox(&config)
-                .map(|_| "the engine starts".to_owned())
-                .map_err(|error| format!("{error:#}")),
-        ),
-    ];
-    if let Some(url) = &config.redis.url {
-        checks.push(("redis", redis(url, &config.redis.prefix).await));
-    }
-    if asked.audit {
-        checks.push(("audit trail", audit::trail(&config, asked.expected).await));
-    }
-    let mut code = ExitCode::SUCCESS;
-    for (name, result) in checks {
-        match result {
-            Ok(detail) => println!("ok    {name}: {detail}"),
-            Err(problem) => {
-                code = ExitCode::FAILURE;
-                println!("FAIL  {name}: {problem}");
-            }
+    let found = examine(&config, asked).await;
+    let fails = |(_, finding): &(&str, Finding)| matches!(finding, Finding::Fail(_));
+    let failing = found.iter().any(fails);
+    if asked.as_json {
+        let checks: Vec<_> = found
+            .iter()
+            .map(|(name, finding)| {
+                json!({"name": name, "status": finding.status().1, "detail": finding.detail()})
+            })
+            .collect();
+        let status = if failing { "failing" } else { "ok" };
+        println!(
+            "{:#}",
+            json!({"status": status, "version": env!("CARGO_PKG_VERSION"), "checks": checks})
+        );
+    } else {
+        for (name, finding) in &found {
+            println!("{}  {name}: {}", finding.status().0, finding.detail());
         }
     }
-    Ok(code)
-}
-
-fn data_dir(config: &Config) -> Result<String, String> {
-    let path = &config.data_dir;
-    let metadata = std::fs::metadata(path).map_err(|error| {
-        format!(
-            "{}: {error}; the first `hookport serve` creates it",
-            path.display()
-        )
-    })?;
-    let mode = metadata.permissions().mode() & 0o777;
-    if mode & 0o077 != 0 {
-        return Err(format!(
-            "{} has mode {mode:03o}: chmod 700 {}",
-            path.display(),
-            path.display()
-        ));
-    }
-    Ok(path.display().to_string())
-}
-
-async fn database(config: &Config) -> Result<String, String> {
-    if config.store.url.is_none() && !config.data_dir.join("hookport.db").exists() {
-        return Err("there is none yet; the first `hookport serve` creates it".to_owned());
-    }
-    let store = wire::open_store(config)
-        .await
-        .map_err(|error| format!("{error:#}"))?;
-    store.ping().await.map_err(|error| error.to_string())?;
-    Ok(if store.is_shared() {
-        "PostgreSQL answers, up to date"
+    Ok(if failing {
+        ExitCode::FAILURE
     } else {
-        "opens, up to date, and no other process has it"
+        ExitCode::SUCCESS
+    })
+}
+
+async fn examine(config: &Config, asked: Asked) -> Vec<(&'static str, Finding)> {
+    let mut found = vec![
+        ("data directory", files::data_dir(config).into()),
+        ("disk space", files::disk_space(config)),
+        ("database", database::examine(config).await),
+        ("broker", broker(config).await.into()),
+        ("redis", redis(config).await.into()),
+        ("master key", files::master_key(config).into()),
+        ("secrets", secrets::under_which_key(config).await.into()),
+        ("code cache", files::code_cache(config)),
+        ("providers", files::providers(config)),
+        ("sandbox", machine::sandbox(config)),
+        ("open files", machine::open_files(config)),
+        ("traces", traces(config).await),
+    ];
+    if asked.audit {
+        let trail = audit::trail(config, asked.expected).await;
+        found.push(("audit trail", trail.into()));
     }
-    .to_owned())
+    found
 }
 
 async fn broker(config: &Config) -> Result<String, String> {
@@ -107,9 +130,12 @@ async fn broker(config: &Config) -> Result<String, String> {
     Ok(format!("RabbitMQ answers; {messages} messages wait"))
 }
 
-async fn redis(url: &str, prefix: &str) -> Result<String, String> {
-    let redis =
-        Redis::open(url, prefix, rand::random).map_err(|error| format!("redis.url: {error}"))?;
+async fn redis(config: &Config) -> Result<String, String> {
+    let Some(url) = &config.redis.url else {
+        return Ok("none; each process counts and caches by itself".to_owned());
+    };
+    let redis = Redis::open(url, &config.redis.prefix, rand::random)
+        .map_err(|error| format!("redis.url: {error}"))?;
     match redis.ping().await {
         Ok(()) => Ok("answers".to_owned()),
         Err(error) => Err(format!(
@@ -118,33 +144,11 @@ async fn redis(url: &str, prefix: &str) -> Result<String, String> {
     }
 }
 
-fn master_key(config: &Config) -> Result<String, String> {
-    let (variables, path) = (wire::key_variables(), wire::key_file(config));
-    match KeyRing::load(&variables, &path, WhenMissing::Refuse) {
-        Ok(_) if variables.key.is_some() => Ok(format!("from {VARIABLE}")),
-        Ok(_) => Ok(format!(
-            "{}; keep a backup apart from the database",
-            path.display()
-        )),
-        Err(error @ KeyError::Missing(_)) => {
-            Err(format!("{error}; the first `hookport serve` creates one"))
-        }
-        Err(error) => Err(error.to_string()),
+/// A collector that is away costs traces and nothing else.
+async fn traces(config: &Config) -> Finding {
+    match telemetry::probe(config.telemetry.otlp_endpoint.as_deref()).await {
+        Ok(Some(detail)) => Finding::Ok(detail),
+        Ok(None) => Finding::Ok("not recorded: no endpoint is configured".to_owned()),
+        Err(problem) => Finding::Warn(problem),
     }
-}
-
-fn providers(config: &Config) -> Result<String, String> {
-    let path = &config.providers_dir;
-    let entries =
-        std::fs::read_dir(path).map_err(|error| format!("{}: {error}", path.display()))?;
-    let count = entries
-        .filter_map(Result::ok)
-        .filter(|entry| {
-            entry
-                .path()
-                .extension()
-                .is_some_and(|extension| extension == "wasm")
-        })
-        .count();
-    Ok(format!("{count} components in {}", path.display()))
 }

@@ -20,5 +20,6 @@ pub mod rotate;
 #[cfg(test)]
 mod simulation;
 pub mod store;
+pub mod telemetry;
 pub mod vault;
 pub mod wire;

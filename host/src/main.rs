@@ -11,6 +11,8 @@ use hookport::domain::audit::Anchor;
 use hookport::domain::key::Role;
 use hookport::wire::{self, Gateway};
 use hookport::{admin, bench, demo, doctor, rotate};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 
 /// A delivery makes a few hundred short-lived allocations on one thread and frees many of them on
 /// another; the system's allocator spent a seventh of the processor on that (docs/benchmarks.md).
@@ -66,6 +68,9 @@ enum Command {
         /// The end of the audit trail that an earlier check printed: it has to be there still
         #[arg(long, requires = "audit", value_name = "SEQUENCE:HASH")]
         expect: Option<Anchor>,
+        /// One JSON document instead of lines
+        #[arg(long)]
+        json: bool,
     },
     /// Print the OpenAPI document
     Openapi,
@@ -255,8 +260,13 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
                 config,
                 audit,
                 expect: expected,
+                json: as_json,
             } => {
-                let asked = doctor::Asked { audit, expected };
+                let asked = doctor::Asked {
+                    audit,
+                    expected,
+                    as_json,
+                };
                 return doctor::run(config.load()?, asked).await;
             }
             Command::Openapi => print!("{}", hookport::api::openapi()),
@@ -273,9 +283,19 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     raise_open_files_limit();
     let gateway = Gateway::start(config).await?;
     println!("listening on http://{}", gateway.address);
-    stop_signal().await?;
-    tracing::info!("stopping: deliveries under way may end");
-    gateway.stop().await;
+    let mut signals = StopSignals::listen()?;
+    signals.next().await;
+    tracing::info!("stopping: deliveries under way may end; a second signal breaks them off");
+    let hurry = CancellationToken::new();
+    let stopping = gateway.stop(hurry.clone());
+    tokio::pin!(stopping);
+    tokio::select! {
+        () = &mut stopping => return Ok(()),
+        () = signals.next() => {}
+    }
+    tracing::warn!("stopping at once: what is under way is broken off and given back");
+    hurry.cancel();
+    stopping.await;
     Ok(())
 }
 
@@ -300,20 +320,36 @@ fn init_log(config: &Config) -> anyhow::Result<()> {
         .with_env_filter(filter)
         .with_writer(std::io::stderr);
     if config.log.json {
-        builder.json().init();
+        // The span is the delivery's or the request's: one, so that its fields are found at one place.
+        builder
+            .json()
+            .flatten_event(true)
+            .with_span_list(false)
+            .init();
     } else {
         builder.init();
     }
     Ok(())
 }
 
-async fn stop_signal() -> anyhow::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+/// SIGTERM and Ctrl-C.
+struct StopSignals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl StopSignals {
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
     }
-    Ok(())
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }

@@ -3,6 +3,7 @@
 //! Names follow <https://prometheus.io/docs/practices/naming/>: base units, `_total` for counters.
 //! Labels are bounded by what is installed: providers and outcomes, never identifiers.
 
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use prometheus_client::encoding::text::encode;
@@ -11,7 +12,19 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
+
+mod calls;
+mod readings;
+mod requests;
+
+pub use calls::SandboxCalls;
+pub use readings::Reading;
+pub use requests::Requests;
+
+/// What every name begins with, but those that Prometheus' clients agree on.
+const PREFIX: &str = "hookport";
 
 /// The labels of an attempt.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -26,16 +39,10 @@ struct ProviderLabels {
     provider: String,
 }
 
-/// How a delivery ended.
-#[derive(Clone, Copy, Debug, Hash, PartialEq, Eq, EncodeLabelValue)]
-enum End {
-    Success,
-    Failed,
-}
-
+/// How a delivery ended: `success` or `failed`.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct EndLabels {
-    state: End,
+    state: &'static str,
 }
 
 /// What is shared between processes, and done by one alone when it has to be.
@@ -84,18 +91,37 @@ pub struct Metrics {
     attempts: Family<AttemptLabels, Counter>,
     attempt_duration: Family<ProviderLabels, Histogram, fn() -> Histogram>,
     ended: Family<EndLabels, Counter>,
+    retries: Family<ProviderLabels, Counter>,
+    dead_letters: Family<ProviderLabels, Counter>,
     delivery_latency: Histogram,
     under_way: Gauge,
-    backlog: Gauge,
+    backlog: Gauge<f64, AtomicU64>,
+    lag: Gauge<f64, AtomicU64>,
+    store_up: Gauge,
     taken_over: Counter,
     /// Empty where nothing is shared.
     coord_up: Family<NoLabels, Gauge>,
     coord_fallbacks: Family<CoordLabels, Counter>,
+    /// Of the API.
+    pub requests: Requests,
+}
+
+/// What the store says when somebody asks.
+#[derive(Clone, Copy, Debug)]
+pub struct Backlog {
+    /// Deliveries that wait or are under way, over all processes.
+    pub waiting: u64,
+    /// How long the oldest delivery that is due has been so.
+    pub lag: Duration,
 }
 
 impl Default for Metrics {
     fn default() -> Self {
-        let mut registry = Registry::with_prefix("hookport");
+        let mut all = Registry::default();
+        all.register_collector(Box::new(readings::Process));
+        let registry = all.sub_registry_with_prefix(PREFIX);
+        let version = vec![("version", env!("CARGO_PKG_VERSION"))];
+        registry.register("build", "What runs", Info::new(version));
         let metrics = (
             Counter::default(),
             seconds(),
@@ -134,6 +160,24 @@ impl Default for Metrics {
             "Attempts that this process is making",
             under_way.clone(),
         );
+        let (retries, dead_letters) = (
+            Family::<ProviderLabels, Counter>::default(),
+            Family::<ProviderLabels, Counter>::default(),
+        );
+        registry.register(
+            "retries",
+            "Failed attempts that another one follows",
+            retries.clone(),
+        );
+        registry.register("dead_letters", "Deliveries given up", dead_letters.clone());
+        let (lag, store_up) = (Gauge::default(), Gauge::default());
+        registry.register_with_unit(
+            "oldest_due_age",
+            "How long the oldest delivery that is due has been so, over all processes",
+            Unit::Seconds,
+            lag.clone(),
+        );
+        registry.register("store_up", "Whether the store answers", store_up.clone());
         registry.register(
             "deliveries_waiting",
             "Deliveries that wait or are under way, over all processes; counted up to 10,000",
@@ -155,24 +199,49 @@ impl Default for Metrics {
             "Calls that this process answered by itself as Redis did not",
             coord_fallbacks.clone(),
         );
+        let requests = Requests::register(registry);
         Self {
-            registry,
+            registry: all,
             accepted,
             accept_duration,
             attempts,
             attempt_duration,
             ended,
+            retries,
+            dead_letters,
             delivery_latency,
             under_way,
             backlog,
+            lag,
+            store_up,
             taken_over,
             coord_up,
             coord_fallbacks,
+            requests,
         }
     }
 }
 
 impl Metrics {
+    /// Shows what the sandbox counts.
+    pub fn show(&mut self, calls: &SandboxCalls) {
+        calls.register(self.registry.sub_registry_with_prefix(PREFIX));
+    }
+
+    /// Shows what somebody else counts.
+    pub fn count(&mut self, name: &'static str, help: &'static str, counter: &Counter) {
+        self.registry
+            .sub_registry_with_prefix(PREFIX)
+            .register(name, help, counter.clone());
+    }
+
+    /// Shows a figure that is read at each scrape.
+    pub fn read(&mut self, reading: Reading) {
+        self.registry
+            .sub_registry_with_prefix(PREFIX)
+            .register_collector(Box::new(reading));
+    }
+
     /// Events are on disk.
     pub fn accepted(&self, events: usize, after: Duration) {
         self.accepted
@@ -200,19 +269,29 @@ impl Metrics {
             .inc();
     }
 
+    /// An attempt failed, and another one follows.
+    pub fn retried(&self, provider: &str) {
+        let provider = provider.to_owned();
+        self.retries
+            .get_or_create(&ProviderLabels { provider })
+            .inc();
+    }
+
     /// A delivery succeeded, so long after its event was accepted.
     pub fn delivered(&self, latency: Duration) {
-        let state = EndLabels {
-            state: End::Success,
-        };
+        let state = EndLabels { state: "success" };
         self.ended.get_or_create(&state).inc();
         self.delivery_latency.observe(latency.as_secs_f64());
     }
 
     /// A delivery was given up.
-    pub fn given_up(&self) {
-        let state = EndLabels { state: End::Failed };
+    pub fn given_up(&self, provider: &str) {
+        let state = EndLabels { state: "failed" };
         self.ended.get_or_create(&state).inc();
+        let provider = provider.to_owned();
+        self.dead_letters
+            .get_or_create(&ProviderLabels { provider })
+            .inc();
     }
 
     /// Deliveries of a dead process are due again.
@@ -222,7 +301,7 @@ impl Metrics {
 
     /// Where others add figures of their own, before the first is shown.
     pub fn registry_mut(&mut self) -> &mut Registry {
-        &mut self.registry
+        self.registry.sub_registry_with_prefix(PREFIX)
     }
 
     /// Whether Redis answers.
@@ -237,10 +316,18 @@ impl Metrics {
             .inc();
     }
 
-    /// Everything in the text format (OpenMetrics), with the backlog as counted just now.
+    /// Everything in the text format (OpenMetrics), with the backlog as the store told it just now;
+    /// `None`: the store did not answer.
     #[must_use]
-    pub fn text(&self, backlog: u64) -> String {
-        self.backlog.set(i64::try_from(backlog).unwrap_or(i64::MAX));
+    pub fn text(&self, backlog: Option<Backlog>) -> String {
+        // Not a number: nothing that is compared with it holds.
+        #[expect(clippy::cast_precision_loss, reason = "counted up to 10,000")]
+        let (waiting, lag) = backlog.map_or((f64::NAN, f64::NAN), |backlog| {
+            (backlog.waiting as f64, backlog.lag.as_secs_f64())
+        });
+        self.store_up.set(i64::from(backlog.is_some()));
+        self.backlog.set(waiting);
+        self.lag.set(lag);
         let mut text = String::new();
         // Writing into a string does not fail.
         let _ = encode(&mut text, &self.registry);
@@ -254,28 +341,62 @@ mod tests {
 
     #[test]
     fn what_was_seen_is_in_the_text() {
-        let metrics = Metrics::default();
+        let mut metrics = Metrics::default();
+        let calls = SandboxCalls::default();
+        metrics.show(&calls);
+        metrics.read(Reading {
+            name: "places",
+            help: "Places",
+            read: Box::new(|| 12),
+        });
+        calls.ended("jq", "trap");
+        calls.placed(Duration::ZERO);
         metrics.accepted(3, Duration::from_millis(2));
         metrics.attempting();
         metrics.attempted("webhook", "success", Duration::from_millis(5));
         metrics.attempting();
         metrics.delivered(Duration::from_secs(1));
-        metrics.given_up();
+        metrics.retried("webhook");
+        metrics.given_up("slack");
         metrics.taken_over(4);
-        let text = metrics.text(7);
+        let open = metrics.requests.begun();
+        let took = Duration::from_millis(3);
+        metrics.requests.answered("GET", "/events/{id}", 404, took);
+        drop(open);
+        let backlog = Backlog {
+            waiting: 7,
+            lag: Duration::from_millis(1_500),
+        };
+        let text = metrics.text(Some(backlog));
         for line in [
             "hookport_events_accepted_total 3",
             "hookport_accept_duration_seconds_count 1",
             "hookport_attempts_total{provider=\"webhook\",outcome=\"success\"} 1",
             "hookport_attempt_duration_seconds_count{provider=\"webhook\"} 1",
-            "hookport_deliveries_ended_total{state=\"Failed\"} 1",
+            "hookport_deliveries_ended_total{state=\"failed\"} 1",
+            "hookport_retries_total{provider=\"webhook\"} 1",
+            "hookport_dead_letters_total{provider=\"slack\"} 1",
+            "hookport_oldest_due_age_seconds 1.5",
+            "hookport_store_up 1",
+            "hookport_sandbox_calls_total{provider=\"jq\",outcome=\"trap\"} 1",
+            "hookport_sandbox_wait_seconds_count 1",
+            "hookport_places 12",
+            "hookport_api_requests_total{method=\"GET\",route=\"/events/{id}\",status=\"404\"} 1",
+            "hookport_api_request_duration_seconds_count{method=\"GET\",route=\"/events/{id}\"} 1",
+            "hookport_api_requests_under_way 0",
+            "hookport_build_info{version=",
+            "process_open_fds ",
             "hookport_delivery_latency_seconds_sum 1.0",
             "hookport_deliveries_under_way 1",
-            "hookport_deliveries_waiting 7",
+            "hookport_deliveries_waiting 7.0",
             "hookport_deliveries_taken_over_total 4",
         ] {
             assert!(text.contains(line), "{line} in {text}");
         }
         assert!(text.ends_with("# EOF\n"));
+        let text = metrics.text(None);
+        for line in ["hookport_store_up 0", "hookport_oldest_due_age_seconds NaN"] {
+            assert!(text.contains(line), "{line} in {text}");
+        }
     }
 }

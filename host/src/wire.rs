@@ -12,6 +12,7 @@ use anyhow::{Context as _, bail};
 use serde_json::json;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, Api, HealthCheck, KeyView, new_key};
 use crate::config::{Config, ProcessRole};
@@ -35,7 +36,7 @@ use crate::domain::provider::ProviderId;
 use crate::egress::{Egress, EgressConfig};
 use crate::ingress::Ingress;
 use crate::ingress::limiter::Limiter;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Reading};
 use crate::plugin::compile_child::{CompileLimits, Compiler};
 use crate::plugin::engine::{Sandbox, SandboxConfig};
 use crate::plugin::registry::{Registry, RegistryConfig};
@@ -45,7 +46,8 @@ use crate::queue::embedded::EmbeddedQueue;
 use crate::queue::rabbitmq::{self, Figures, RabbitConfig, RabbitQueue};
 use crate::store::postgres::PostgresStore;
 use crate::store::sqlite::{self, SqliteReader, SqliteStore};
-use crate::store::{Catalog, OutboxStore, ReadStore, Store, StoreError};
+use crate::store::{Catalog, Condition, Connections, OutboxStore, ReadStore, Store, StoreError};
+use crate::telemetry::{Exported, Settings, Traces};
 use crate::vault::key::{OTHERS_VARIABLE, VARIABLE, Variables, WhenMissing};
 use crate::vault::{KeyRing, Vault};
 
@@ -64,6 +66,10 @@ const DISOWNED_AFTER_MS: i64 = 60_000;
 /// How many at once, and how often that is looked for.
 const DISOWNED_MAX: usize = 1_000;
 const DISOWN_EVERY: Duration = Duration::from_secs(5);
+/// How long a process that ends waits for the store to take its leases back.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long it waits for the collector to take the last spans.
+const LAST_SPANS_TIMEOUT: Duration = Duration::from_secs(2);
 /// Where the first start leaves its key.
 const ADMIN_KEY_FILE: &str = "admin.key";
 
@@ -165,11 +171,26 @@ fn refuse_wrong_keys(catalog: &Catalog, vault: &Vault) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What is found of the store that is configured, unchanged; `None`: there is none yet.
+///
+/// # Errors
+/// When it cannot be looked at.
+pub async fn examine_store(config: &Config) -> anyhow::Result<Option<Condition>> {
+    if let Some(url) = &config.store.url {
+        return Ok(Some(PostgresStore::examine(url).await?));
+    }
+    let path = config.data_dir.join("hookport.db");
+    if !path.exists() {
+        return Ok(None);
+    }
+    Ok(Some(SqliteStore::examine(&path).await?))
+}
+
 /// The engine, with room for the configured work.
 ///
 /// # Errors
 /// When it cannot be set up.
-pub fn sandbox(config: &Config) -> anyhow::Result<Sandbox> {
+pub fn sandbox(config: &Config) -> anyhow::Result<Arc<Sandbox>> {
     let extra_roots_pem = match &config.egress.extra_ca_file {
         Some(path) => vec![
             fs::read(path).with_context(|| format!("egress.extra_ca_file {}", path.display()))?,
@@ -189,7 +210,7 @@ pub fn sandbox(config: &Config) -> anyhow::Result<Sandbox> {
             .max()
             .unwrap_or_default(),
     };
-    Ok(Sandbox::new(sandbox_config, egress)?)
+    Ok(Arc::new(Sandbox::new(sandbox_config, egress)?))
 }
 
 /// What processes share: in Redis, where that is configured and answers, else each by itself. With
@@ -224,11 +245,20 @@ async fn coord(
 pub struct Gateway {
     /// Where the API listens.
     pub address: SocketAddr,
+    /// No new work; not ready.
     stop: watch::Sender<bool>,
+    /// The listener closes.
+    close: watch::Sender<bool>,
+    /// What is under way is broken off.
+    cut: CancellationToken,
     serving: JoinHandle<std::io::Result<()>>,
     working: JoinHandle<()>,
-    drain: Duration,
     store: Arc<dyn Store>,
+    clock: Arc<dyn Clock>,
+    worker: WorkerId,
+    traces: Traces,
+    grace: Duration,
+    drain: Duration,
     process: Actor,
 }
 
@@ -274,12 +304,24 @@ impl Gateway {
             clock: clock.clone(),
             process: process.clone(),
         });
-        let mut metrics = Metrics::default();
+        let sandbox = sandbox(&config)?;
+        let exported = Exported::default();
+        let mut metrics = metrics(&sandbox, &store, &exported);
+        let settings = Settings {
+            endpoint: config.telemetry.otlp_endpoint.clone(),
+            service_name: config.telemetry.service_name.clone(),
+            instance: worker_id.to_string(),
+            sample_ratio: config.telemetry.sample_ratio,
+            propagate: config.telemetry.propagate,
+        };
+        let traces = Traces::start(settings, exported, clock.clone(), rand::random)?;
         let WorkQueue { queue, broker } =
             work_queue(&config, &store, &clock, worker_id, &mut metrics)?;
         let metrics = Arc::new(metrics);
         let (coord, redis_check) = coord(&config, &clock, &metrics).await?;
-        let sandbox = sandbox(&config)?.sharing(SealedValues::shared(coord.clone(), vault.clone()));
+        if let Some(values) = SealedValues::shared(coord.clone(), vault.clone()) {
+            sandbox.share(values);
+        }
         let registry = registry(&config, sandbox, documents, clock.clone()).await?;
         let keeper = KeyKeeper {
             file: variables.key.is_none().then_some(key_file),
@@ -341,19 +383,22 @@ impl Gateway {
             coord: coord.clone(),
             clock: clock.clone(),
             jitter: rand::random,
+            traces: traces.clone(),
             config: WorkerConfig {
                 concurrency: usize::try_from(config.concurrency)?,
                 concurrency_per_subscription: usize::try_from(config.concurrency_per_subscription)?,
             },
         });
         let (stop, stopping) = watch::channel(false);
+        let (close, mut closing) = watch::channel(false);
+        let cut = CancellationToken::new();
         let role = config.role;
         let working = if role == ProcessRole::Api {
             // What this process accepts, others deliver.
             tokio::spawn(async {})
         } else {
             tokio::spawn(replayer.clone().run(stopping.clone()));
-            tokio::spawn(worker.run(stopping.clone()))
+            tokio::spawn(worker.run(stopping.clone(), cut.clone()))
         };
 
         let listener = tokio::net::TcpListener::bind(config.listen)
@@ -371,14 +416,14 @@ impl Gateway {
         let api = Arc::new(Api {
             ingress,
             trusted_proxies: config.trusted_proxies,
-            store,
+            store: store.clone(),
             queue,
             snapshots,
             accepter,
             replayer,
             providers: registry.clone(),
             vault,
-            clock,
+            clock: clock.clone(),
             ids,
             checks: checks(
                 registry,
@@ -390,45 +435,81 @@ impl Gateway {
             .chain(redis_check)
             .collect(),
             broker,
+            traces: traces.clone(),
+            stopping,
             event_bytes_max: config.event_bytes_max,
             batch_bytes_max: config.batch_bytes_max,
         });
-        let recorded = api.store.clone();
         let router = match role {
             ProcessRole::Worker => api::health_router(api),
             ProcessRole::All | ProcessRole::Api => api::router(api),
         };
         let drain = Duration::from_millis(config.shutdown_timeout_ms);
-        let mut until = stopping;
-        let stopped = async move {
-            let _ = until.wait_for(|stop| *stop).await;
+        let closed = async move {
+            let _ = closing.wait_for(|close| *close).await;
         };
-        let serving = tokio::spawn(api::serve(listener, router, stopped, drain));
+        let serving = tokio::spawn(api::serve(listener, router, closed, drain));
         Ok(Self {
             address,
             stop,
+            close,
+            cut,
             serving,
             working,
+            store,
+            clock,
+            worker: worker_id,
+            traces,
+            grace: Duration::from_millis(config.shutdown_grace_ms),
             drain,
-            store: recorded,
             process,
         })
     }
 
-    /// Stops claiming, lets what is under way end within the configured time, then closes.
-    /// Deliveries that do not end in time stay leased; the next start releases them.
-    pub async fn stop(self) {
+    /// Not ready and claiming no more, lets what is under way end within the configured time,
+    /// breaks off and releases the rest, and closes the listener last. `hurry` ends the waiting.
+    pub async fn stop(self, hurry: CancellationToken) {
         let _ = self.stop.send(true);
-        if tokio::time::timeout(self.drain, self.working)
-            .await
-            .is_err()
-        {
-            tracing::warn!(
-                "some deliveries did not end in time; they are tried again after the next start"
-            );
+        let mut working = self.working;
+        let drained = async {
+            tokio::time::sleep(self.grace).await;
+            let _ = (&mut working).await;
+        };
+        let drained = tokio::select! {
+            drained = tokio::time::timeout(self.drain, drained) => drained.is_ok(),
+            () = hurry.cancelled() => false,
+        };
+        if !drained {
+            self.cut.cancel();
+            if !working.is_finished() {
+                let _ = tokio::time::timeout(RELEASE_TIMEOUT, working).await;
+            }
         }
-        let _ = tokio::time::timeout(self.drain, self.serving).await;
-        let stopped = record_process(&*self.store, &SystemClock, &self.process, "process.stopped");
+        // What was broken off, and what a claim leased whose answer nobody waited for.
+        let released = self
+            .store
+            .release_unheld(self.worker, Vec::new(), self.clock.now());
+        match tokio::time::timeout(RELEASE_TIMEOUT, released).await {
+            Ok(Ok(0)) => {}
+            Ok(Ok(released)) => {
+                tracing::info!(
+                    released,
+                    "deliveries that did not end in time are due again"
+                );
+            }
+            Ok(Err(_)) | Err(_) => {
+                tracing::warn!(
+                    "the store does not take leases back; they are due again when it is seen that this process has ended"
+                );
+            }
+        }
+        let _ = self.close.send(true);
+        tokio::select! {
+            _ = tokio::time::timeout(self.drain, self.serving) => {}
+            () = hurry.cancelled() => {}
+        }
+        self.traces.stop(LAST_SPANS_TIMEOUT).await;
+        let stopped = record_process(&*self.store, &*self.clock, &self.process, "process.stopped");
         if let Err(error) = stopped.await {
             tracing::warn!(%error, "that this process stopped is not in the audit trail");
         }
@@ -520,6 +601,61 @@ async fn disown_broker(outbox: Arc<dyn OutboxStore>, clock: Arc<dyn Clock>) {
     }
 }
 
+/// What is counted, with what is read when somebody asks.
+fn metrics(sandbox: &Arc<Sandbox>, store: &Arc<dyn Store>, exported: &Exported) -> Metrics {
+    let mut metrics = Metrics::default();
+    metrics.show(&sandbox.calls);
+    metrics.count(
+        "trace_spans_sent",
+        "Spans that the collector took",
+        &exported.sent,
+    );
+    metrics.count(
+        "trace_spans_failed",
+        "Spans that are lost, as the collector did not take them",
+        &exported.failed,
+    );
+    let of_sandbox = |read: fn(&Sandbox) -> u32| -> Box<dyn Fn() -> i64 + Send + Sync> {
+        let sandbox = sandbox.clone();
+        Box::new(move || read(&sandbox).into())
+    };
+    let of_store = |read: fn(Connections) -> u32| -> Box<dyn Fn() -> i64 + Send + Sync> {
+        let store = store.clone();
+        Box::new(move || read(store.connections()).into())
+    };
+    let readings = [
+        (
+            "sandbox_slots",
+            "Places in the pool of instances",
+            of_sandbox(Sandbox::slots),
+        ),
+        (
+            "sandbox_slots_in_use",
+            "Of these, taken by calls",
+            of_sandbox(Sandbox::slots_in_use),
+        ),
+        (
+            "store_connections_open",
+            "Connections to the database",
+            of_store(|pool| pool.open),
+        ),
+        (
+            "store_connections_idle",
+            "Of these, in nobody's hands",
+            of_store(|pool| pool.idle),
+        ),
+        (
+            "store_connections_max",
+            "The most that are opened",
+            of_store(|pool| pool.max),
+        ),
+    ];
+    for (name, help, read) in readings {
+        metrics.read(Reading { name, help, read });
+    }
+    metrics
+}
+
 /// Shows the other processes that this one lives, and takes over what dead ones held.
 pub(crate) async fn stay_alive(
     store: Arc<dyn Store>,
@@ -560,7 +696,7 @@ pub(crate) async fn hear_of_work(
 
 async fn registry(
     config: &Config,
-    sandbox: Sandbox,
+    sandbox: Arc<Sandbox>,
     documents: Arc<StoredDocuments>,
     clock: Arc<dyn Clock>,
 ) -> anyhow::Result<Arc<Registry>> {
@@ -582,7 +718,6 @@ async fn registry(
         provider_limits,
         ..RegistryConfig::new(directory, compiler)
     };
-    let sandbox = Arc::new(sandbox);
     let registry = Registry::start(
         registry_config,
         sandbox,

@@ -97,6 +97,7 @@ fn call(config: GuestDocument, connection: Option<GuestDocument>) -> DeliverCall
             received_at: now,
             correlation_key: None,
             system_ids: Vec::new(),
+            trace: None,
         }),
         delivery_id: ids.next(now, || 1),
         attempt: 1,

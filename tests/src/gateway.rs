@@ -343,6 +343,14 @@ impl Gateway {
         self.process.as_ref().expect("it is running").child.id()
     }
 
+    /// SIGTERM, without waiting.
+    ///
+    /// # Panics
+    /// When it is not running.
+    pub fn signal_termination(&self) {
+        self.signal(Signal::TERM);
+    }
+
     fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.pid()).expect("a process id");
         kill_process(Pid::from_raw(pid).expect("a process id"), signal).expect("signalled");
@@ -353,7 +361,7 @@ impl Gateway {
     /// # Panics
     /// When it is not running, or does not end.
     pub async fn terminate(&mut self) -> ExitStatus {
-        self.signal(Signal::TERM);
+        self.signal_termination();
         let mut process = self.process.take().expect("it is running");
         let started = Instant::now();
         loop {
@@ -420,14 +428,21 @@ impl Gateway {
             .clone()
     }
 
-    /// Waits until it has written `text`.
+    /// Waits until a line of its log has this text, and returns the line.
     ///
     /// # Panics
-    /// When it does not.
-    pub async fn logged(&self, text: &str) {
+    /// When none comes.
+    pub async fn log_line(&self, text: &str) -> String {
         let started = Instant::now();
-        while !self.log().contains(text) {
-            assert!(started.elapsed() < PATIENCE, "it never says {text:?}");
+        loop {
+            let log = self.log();
+            if let Some(line) = log.lines().find(|line| line.contains(text)) {
+                return line.to_owned();
+            }
+            assert!(
+                started.elapsed() < PATIENCE,
+                "no line with {text:?}:\n{log}"
+            );
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }

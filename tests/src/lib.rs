@@ -6,6 +6,7 @@
 //! is skipped.
 
 pub mod api;
+pub mod collector;
 pub mod gateway;
 pub mod jira;
 pub mod proxy;

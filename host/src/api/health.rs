@@ -13,7 +13,8 @@ use utoipa::ToSchema;
 
 use super::Shared;
 use super::auth::Read;
-use super::error::ApiError;
+use crate::metrics::Backlog;
+use crate::store::StoreError;
 
 /// A store that does not answer within this is down.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
@@ -54,14 +55,40 @@ pub(super) struct LivenessView {
     status: &'static str,
 }
 
+/// Whether the process takes work.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct ReadinessView {
+    /// `ready` or `not_ready`.
+    status: &'static str,
+    /// What stands in the way.
+    reason: Option<&'static str>,
+}
+
 /// What this process counts and measures, for Prometheus (OpenMetrics text)
 #[utoipa::path(get, path = "/metrics", tag = "health",
     responses((status = 200, content_type = "application/openmetrics-text", body = String)))]
-pub(super) async fn metrics(State(api): State<Shared>, _: Read) -> Result<Response, ApiError> {
-    let backlog = api.store.backlog(BACKLOG_COUNTED_MAX).await?;
+pub(super) async fn metrics(State(api): State<Shared>, _: Read) -> Response {
+    // Without the store the rest is what an operator wants to see.
+    let backlog = match tokio::time::timeout(CHECK_TIMEOUT, backlog(&api)).await {
+        Ok(Ok(backlog)) => Some(backlog),
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "the store cannot say what waits");
+            None
+        }
+        Err(_) => None,
+    };
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     let text = api.accepter.metrics.text(backlog);
-    Ok(([(CONTENT_TYPE, kind)], text).into_response())
+    ([(CONTENT_TYPE, kind)], text).into_response()
+}
+
+async fn backlog(api: &Shared) -> Result<Backlog, StoreError> {
+    let waiting = api.store.backlog(BACKLOG_COUNTED_MAX).await?;
+    let oldest = api.store.oldest_due().await?;
+    Ok(Backlog {
+        waiting,
+        lag: oldest.map_or(Duration::ZERO, |due| api.clock.now().since(due)),
+    })
 }
 
 /// Health, with each dependency
@@ -111,4 +138,27 @@ pub(super) async fn health(State(api): State<Shared>) -> (StatusCode, Json<Healt
 #[utoipa::path(get, path = "/livez", tag = "health", security(()), responses((status = 200, body = LivenessView)))]
 pub(super) async fn livez() -> Json<LivenessView> {
     Json(LivenessView { status: "ok" })
+}
+
+/// Whether the process takes work: for load balancers
+///
+/// Not ready while the store does not answer, and from the moment the process is told to stop,
+/// before it closes its listener. What else may fail is in `/health` and is no reason to send
+/// callers elsewhere.
+#[utoipa::path(get, path = "/readyz", tag = "health", security(()),
+    responses((status = 200, body = ReadinessView), (status = 503, body = ReadinessView)))]
+pub(super) async fn readyz(State(api): State<Shared>) -> (StatusCode, Json<ReadinessView>) {
+    let reason = if *api.stopping.borrow() {
+        Some("the gateway is shutting down")
+    } else {
+        match tokio::time::timeout(CHECK_TIMEOUT, api.store.ping()).await {
+            Ok(Ok(())) => None,
+            Ok(Err(_)) | Err(_) => Some("the store does not answer"),
+        }
+    };
+    let (code, status) = match reason {
+        None => (StatusCode::OK, "ready"),
+        Some(_) => (StatusCode::SERVICE_UNAVAILABLE, "not_ready"),
+    };
+    (code, Json(ReadinessView { status, reason }))
 }

@@ -11,6 +11,7 @@ mod extract;
 mod flow;
 mod health;
 mod keys;
+mod observe;
 mod page;
 mod plugins;
 mod providers;
@@ -25,6 +26,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::middleware::from_fn_with_state;
 use axum::routing::get;
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
@@ -39,6 +41,7 @@ use crate::plugin::Providers;
 use crate::queue::Queue;
 use crate::queue::broker::Broker;
 use crate::store::Store;
+use crate::telemetry::Traces;
 use crate::vault::Vault;
 
 pub use auth::{NewKey, new_key};
@@ -77,6 +80,10 @@ pub struct Api {
     pub ids: Arc<Ids>,
     /// What health asks beside the store.
     pub checks: Vec<HealthCheck>,
+    /// Where requests are traced.
+    pub traces: Traces,
+    /// Turns true when the gateway takes no new work.
+    pub stopping: tokio::sync::watch::Receiver<bool>,
     /// Largest body of one event, in bytes.
     pub event_bytes_max: usize,
     /// Largest body of a batch, in bytes.
@@ -172,6 +179,7 @@ fn routes() -> OpenApiRouter<Shared> {
         .routes(routes!(audit::head))
         .routes(routes!(health::health))
         .routes(routes!(health::livez))
+        .routes(routes!(health::readyz))
         .routes(routes!(health::metrics))
 }
 
@@ -208,6 +216,7 @@ pub fn health_router(api: Shared) -> Router {
     let routes = OpenApiRouter::new()
         .routes(routes!(health::health))
         .routes(routes!(health::livez))
+        .routes(routes!(health::readyz))
         .routes(routes!(health::metrics));
     finished(routes.split_for_parts().0, api)
 }
@@ -218,6 +227,7 @@ fn finished(v1: Router<Shared>, api: Shared) -> Router {
         .fallback(|| async { ApiError::not_found("this path") })
         .method_not_allowed_fallback(|| async { ApiError::method_not_allowed() })
         .layer(CatchPanicLayer::custom(error::panicked))
+        .layer(from_fn_with_state(api.clone(), observe::observe))
         .with_state(api)
 }
 

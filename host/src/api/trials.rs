@@ -25,6 +25,7 @@ use crate::domain::subscription::Subscription;
 use crate::egress::Preview;
 use crate::egress::preview::{RecordedRequest, ScriptedAnswer};
 use crate::plugin::{DeliverCall, DocumentKind};
+use crate::telemetry;
 
 const ANSWERS_MAX: usize = 20;
 
@@ -364,6 +365,7 @@ pub(super) async fn send_test_event(
     let event = Event {
         id: api.ids.next(api.clock.now()),
         received_at: api.clock.now(),
+        trace: telemetry::current().map(|place| place.parent()),
         ..(*event).clone()
     };
     let entry = caller

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use opentelemetry::trace::SpanKind;
 use serde_json::Value;
 
 use super::programs::Programs;
@@ -19,6 +20,7 @@ use crate::domain::subscription::Subscription;
 use crate::metrics::Metrics;
 use crate::queue::{Announcement, Queue};
 use crate::store::{AcceptRequest, Accepted, IdempotencyKey, Store, StoreError};
+use crate::telemetry::{self, Span};
 
 /// Deepest nesting of a payload.
 const DEPTH_MAX: usize = 64;
@@ -127,6 +129,22 @@ impl Accepter {
     /// # Errors
     /// `Invalid` for the first event that is wrong; `Store`.
     pub async fn accept(&self, emits: &[Emit], by: EmittedBy) -> Result<Outcome, AcceptError> {
+        let Some(mut span) = sending(emits.iter().map(|emit| &*emit.event_type)) else {
+            return self.accept_here(emits, by).await;
+        };
+        let accepted = telemetry::under(Some(&span), self.accept_here(emits, by)).await;
+        match &accepted {
+            Ok(Outcome::New(events)) => tell_ids(&mut span, events.iter().map(|event| event.id)),
+            Ok(Outcome::Duplicate(_)) => span.set("hookport.duplicate", true),
+            Ok(Outcome::KeyReused) => span.fail("idempotency_key_reused"),
+            Err(AcceptError::Invalid { .. }) => span.fail("invalid"),
+            Err(AcceptError::Store(_)) => span.fail("store"),
+        }
+        accepted
+    }
+
+    /// The same, under the span that is current.
+    async fn accept_here(&self, emits: &[Emit], by: EmittedBy) -> Result<Outcome, AcceptError> {
         let begun = Instant::now();
         let marker = by.idempotency.as_ref().map(marker);
         if let Some(marker) = &marker
@@ -164,6 +182,7 @@ impl Accepter {
                 })
                 .collect();
             let announcement = Announcement::new(&*self.queue, &deliveries, now);
+            let commit = committing();
             let answer = self
                 .store
                 .accept(AcceptRequest {
@@ -175,9 +194,13 @@ impl Accepter {
                     queued_for: announcement.queued_for(),
                 })
                 .await?;
+            drop(commit);
             match answer {
                 Accepted::New => {
                     self.metrics.accepted(emits.len(), begun.elapsed());
+                    for event in &accepted {
+                        tracing::debug!(event = %event.id, deliveries = event.deliveries, "accepted");
+                    }
                     announcement.make(&*self.queue);
                     if let Some(marker) = marker {
                         let ids: Vec<EventId> = accepted.iter().map(|event| event.id).collect();
@@ -350,6 +373,7 @@ impl Accepter {
             received_at: now,
             correlation_key: emit.correlation_key.as_deref().map(Arc::from),
             system_ids,
+            trace: telemetry::current().map(|place| place.parent()),
         }))
     }
 
@@ -380,6 +404,44 @@ impl Accepter {
         }
         deliveries
     }
+}
+
+/// The span of accepting events of these types, under the one that is current; attempts are made
+/// below it (<https://opentelemetry.io/docs/specs/semconv/messaging/messaging-spans/>).
+pub(crate) fn sending<'a>(types: impl ExactSizeIterator<Item = &'a str>) -> Option<Span> {
+    let place = telemetry::current()?;
+    let count = i64::try_from(types.len()).unwrap_or(i64::MAX);
+    let mut types: Vec<&str> = types.collect();
+    types.dedup();
+    let name = match types[..] {
+        [one] => format!("send {one}"),
+        _ => "send".to_owned(),
+    };
+    let mut span = place.child(SpanKind::Producer, name);
+    span.set("messaging.system", "hookport");
+    span.set("messaging.operation.type", "send");
+    span.set("messaging.operation.name", "accept");
+    if let [one] = types[..] {
+        span.set("messaging.destination.name", one.to_owned());
+    }
+    if count > 1 {
+        span.set("messaging.batch.message_count", count);
+    }
+    Some(span)
+}
+
+/// Names the event that was accepted; those of a batch are named by the attempts below.
+pub(crate) fn tell_ids(span: &mut Span, mut events: impl ExactSizeIterator<Item = EventId>) {
+    if events.len() == 1
+        && let Some(id) = events.next()
+    {
+        span.set("messaging.message.id", id.to_string());
+    }
+}
+
+/// The span of a transaction, under the one that is current.
+pub(crate) fn committing() -> Option<Span> {
+    Some(telemetry::current()?.child(SpanKind::Internal, "commit"))
 }
 
 /// Says which registered type is meant, if one is near.

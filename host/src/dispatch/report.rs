@@ -2,23 +2,11 @@
 
 use crate::domain::circuit::Verdict;
 use crate::domain::clock::Timestamp;
-use crate::domain::delivery::{Attempt, Outcome};
+use crate::domain::delivery::Attempt;
 use crate::domain::retry::RetryAdvice;
 use crate::plugin::{CallFailure, CallReport, Receipt};
 
 /// The attempt for the log.
-/// How a call ended.
-pub(super) fn outcome(report: &CallReport<Receipt>) -> Outcome {
-    match &report.result {
-        Ok(_) => Outcome::Success,
-        Err(CallFailure::Provider { .. }) => Outcome::ProviderError,
-        Err(CallFailure::Denied(_)) => Outcome::Denied,
-        Err(CallFailure::Limit(_)) => Outcome::LimitExceeded,
-        Err(CallFailure::Trap(_)) => Outcome::Trap,
-        Err(CallFailure::Unavailable(_)) => Outcome::Unavailable,
-    }
-}
-
 pub(super) fn attempt(started_at: Timestamp, report: &CallReport<Receipt>) -> Attempt {
     let message = match &report.result {
         Ok(receipt) => receipt.summary.clone(),
@@ -28,7 +16,7 @@ pub(super) fn attempt(started_at: Timestamp, report: &CallReport<Receipt>) -> At
         number: 0,
         started_at,
         latency: report.elapsed,
-        outcome: outcome(report),
+        outcome: report.outcome(),
         http_status: report.http_status,
         provider_version: (!report.version.is_empty()).then(|| report.version.to_string()),
         message,

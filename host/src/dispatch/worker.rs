@@ -3,14 +3,20 @@
 //! A destination that stalls holds at most its own share of the slots: who has its share under
 //! way is passed over when work is claimed (`shares`). What a destination takes, and whether it is
 //! there, is the matter of its gate (`gates`).
+//!
+//! Told to stop, a worker gives back what it has claimed and not begun, and lets what is under way
+//! end; told to break off, it drops that too, and its leases are the caller's to release.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
+use opentelemetry::trace::SpanKind;
 use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use super::accept::Accepter;
 use super::gates::{Entry, Gates, Judged, Passage};
@@ -21,7 +27,7 @@ use crate::coord::Coord;
 use crate::domain::audit::NewEntry;
 use crate::domain::circuit::Change;
 use crate::domain::clock::{Clock, Timestamp, rfc3339};
-use crate::domain::delivery::{Attempt, LeaseResult, LeasedDelivery, Transition};
+use crate::domain::delivery::{Attempt, LeaseResult, LeasedDelivery, Outcome, Transition};
 use crate::domain::event::Event;
 use crate::domain::id::SubscriptionId;
 use crate::domain::provider::ProviderId;
@@ -29,6 +35,7 @@ use crate::domain::retry::{NextStep, RetryAdvice, RetryPolicy};
 use crate::plugin::{CallFailure, CallReport, DeliverCall, Providers, Receipt};
 use crate::queue::{Queue, Room};
 use crate::store::{Recorded, Store, StoreError};
+use crate::telemetry::{self, Span, Traces};
 use crate::vault::Vault;
 
 /// After an error of the queue.
@@ -51,6 +58,14 @@ pub struct WorkerConfig {
     pub concurrency_per_subscription: usize,
 }
 
+/// What a delivery that sets out takes along.
+struct Out {
+    snapshot: Arc<Snapshot>,
+    shares: Arc<Shares>,
+    cut: CancellationToken,
+    permit: OwnedSemaphorePermit,
+}
+
 /// Carries deliveries out.
 pub struct Worker {
     /// Where work comes from.
@@ -71,13 +86,16 @@ pub struct Worker {
     pub clock: Arc<dyn Clock>,
     /// Uniform in 0.0..1.0.
     pub jitter: fn() -> f64,
+    /// Where attempts are traced.
+    pub traces: Traces,
     /// How much at one time.
     pub config: WorkerConfig,
 }
 
 impl Worker {
-    /// Works until `stop` turns true, then waits for what is under way.
-    pub async fn run(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
+    /// Works until `stop` turns true, then waits for what is under way, which ends unrecorded when
+    /// `cut` is cancelled.
+    pub async fn run(self: Arc<Self>, mut stop: watch::Receiver<bool>, cut: CancellationToken) {
         let slots = Arc::new(Semaphore::new(self.config.concurrency));
         let shares = Arc::new(Shares::new(
             self.config.concurrency,
@@ -122,11 +140,25 @@ impl Worker {
             let entries = gates
                 .admit(&snapshot, &batch.leased, self.clock.now())
                 .await;
-            for (leased, entry) in batch.leased.into_iter().zip(entries) {
-                let Ok(permit) = slots.clone().acquire_owned().await else {
+            let mut batch = batch.leased.into_iter().zip(entries);
+            while let Some((leased, entry)) = batch.next() {
+                let permit = tokio::select! {
+                    biased;
+                    _ = stop.wait_for(|stop| *stop) => None,
+                    permit = slots.clone().acquire_owned() => permit.ok(),
+                };
+                let Some(permit) = permit else {
+                    let rest = batch.map(|(leased, _)| leased);
+                    self.give_back(std::iter::once(leased).chain(rest)).await;
                     break;
                 };
-                self.set_out(leased, entry, &snapshot, &shares, permit);
+                let out = Out {
+                    snapshot: snapshot.clone(),
+                    shares: shares.clone(),
+                    cut: cut.clone(),
+                    permit,
+                };
+                self.set_out(leased, entry, out);
             }
             self.forget(gates.take_forgotten()).await;
         }
@@ -135,15 +167,14 @@ impl Worker {
     }
 
     /// Begins one delivery on a task of its own.
-    fn set_out(
-        self: &Arc<Self>,
-        leased: LeasedDelivery,
-        entry: Entry,
-        snapshot: &Arc<Snapshot>,
-        shares: &Arc<Shares>,
-        permit: OwnedSemaphorePermit,
-    ) {
+    fn set_out(self: &Arc<Self>, leased: LeasedDelivery, entry: Entry, out: Out) {
         let worker = self.clone();
+        let Out {
+            snapshot,
+            shares,
+            cut,
+            permit,
+        } = out;
         let mut passage = match entry {
             Entry::Held(until) => {
                 tokio::spawn(async move {
@@ -158,10 +189,17 @@ impl Worker {
             Entry::Unrouted => None,
         };
         shares.take(leased.subscription_id, &leased.provider);
-        let (snapshot, shares) = (snapshot.clone(), shares.clone());
         tokio::spawn(async move {
             let (id, provider) = (leased.subscription_id, leased.provider.clone());
-            worker.carry_out(&snapshot, leased, passage.as_mut()).await;
+            let span = span(&leased);
+            let work = worker
+                .carry_out(&snapshot, leased, passage.as_mut())
+                .instrument(span);
+            tokio::select! {
+                biased;
+                () = cut.cancelled() => {}
+                () = work => {}
+            }
             drop(permit);
             let now = worker.clock.now();
             let waited_for = match passage {
@@ -190,6 +228,15 @@ impl Worker {
                 // What was held back may go.
                 self.queue.wake(self.clock.now());
             }
+        }
+    }
+
+    /// What was claimed and is not begun: somebody else may have it at once.
+    async fn give_back(&self, leased: impl Iterator<Item = LeasedDelivery>) {
+        let leases = leased.map(|leased| (leased.id, leased.token)).collect();
+        let store = &self.accepter.store;
+        if let Err(error) = store.release(leases, self.clock.now()).await {
+            tracing::warn!(%error, "what was claimed and not begun could not be given back yet");
         }
     }
 
@@ -249,37 +296,69 @@ impl Worker {
                 if route.subscription.paused {
                     self.settle(&leased, None, Transition::Parked).await;
                 } else {
-                    self.attempt(snapshot, route, leased, passage).await;
+                    let mut span = self.tracing(&leased);
+                    let attempt = self.attempt(snapshot, route, leased, passage);
+                    let outcome = telemetry::under(span.as_ref(), attempt).await;
+                    if let (Some(span), Some(outcome)) = (&mut span, outcome) {
+                        span.set("hookport.outcome", outcome.as_str());
+                        if outcome != Outcome::Success {
+                            span.fail(outcome.as_str());
+                        }
+                    }
                 }
             }
             _ => self.settle(&leased, None, Transition::Cancelled).await,
         }
     }
 
+    /// The span of an attempt, in the trace of its event.
+    fn tracing(&self, leased: &LeasedDelivery) -> Option<Span> {
+        let event_type = leased.event.event_type.as_str();
+        let mut span = self
+            .traces
+            .join(leased.event.trace, SpanKind::Consumer, "deliver")?;
+        span.set("messaging.system", "hookport");
+        span.set("messaging.operation.type", "process");
+        span.set("messaging.operation.name", "deliver");
+        span.set("messaging.destination.name", event_type.to_owned());
+        span.set("messaging.message.id", leased.event.id.to_string());
+        span.set("hookport.delivery.id", leased.id.to_string());
+        span.set(
+            "hookport.subscription.id",
+            leased.subscription_id.to_string(),
+        );
+        span.set("hookport.provider", leased.provider.as_str().to_owned());
+        span.set("hookport.attempt", i64::from(leased.attempt));
+        Some(span)
+    }
+
+    /// How the attempt ended; `None`: none was made.
     async fn attempt(
         &self,
         snapshot: &Snapshot,
         route: &Route,
         leased: LeasedDelivery,
         passage: Option<&mut Passage>,
-    ) {
+    ) -> Option<Outcome> {
         let started_at = self.clock.now();
         let report = match self.prepared(snapshot, route, &leased).await {
             Ok(Some(call)) if !self.providers.takes(&leased.provider, &call) => {
                 let at = started_at.plus(OUTDATED_WAIT);
-                return self.settle(&leased, None, Transition::RetryAt(at)).await;
+                self.settle(&leased, None, Transition::RetryAt(at)).await;
+                return None;
             }
             Ok(Some(call)) => {
                 self.accepter.metrics.attempting();
                 let report = self.deliver(&leased.provider, call).await;
-                let outcome = report::outcome(&report).as_str();
+                let outcome = report.outcome().as_str();
                 let metrics = &self.accepter.metrics;
                 metrics.attempted(leased.provider.as_str(), outcome, report.elapsed);
                 report
             }
             Ok(None) => {
                 self.settle(&leased, None, Transition::Filtered).await;
-                return self.wake_followers(route);
+                self.wake_followers(route);
+                return None;
             }
             Err(failure) => CallReport::failed(failure),
         };
@@ -305,7 +384,8 @@ impl Worker {
                 }
             }
         };
-        let message = attempt.message.clone();
+        let (outcome, message) = (attempt.outcome, attempt.message.clone());
+        tell_log(&attempt, &transition);
         let operational = is_operational(&leased);
         let failed = transition == Transition::Failed;
         let recovered = matches!(transition, Transition::Success { .. }) && leased.attempt > 1;
@@ -314,7 +394,8 @@ impl Worker {
                 let latency = ended_at.since(leased.event.received_at);
                 self.accepter.metrics.delivered(latency);
             }
-            Transition::Failed => self.accepter.metrics.given_up(),
+            Transition::Failed => self.accepter.metrics.given_up(leased.provider.as_str()),
+            Transition::RetryAt(_) => self.accepter.metrics.retried(leased.provider.as_str()),
             _ => {}
         }
         self.settle(&leased, Some(attempt), transition).await;
@@ -327,6 +408,7 @@ impl Worker {
         if !operational && (failed || recovered) {
             self.tell_end(&leased, failed, &message).await;
         }
+        Some(outcome)
     }
 
     /// What a delivery at its end held back by its ordering key may go now.
@@ -512,10 +594,10 @@ impl Worker {
         match self.queue.settle(result).await {
             Ok(Recorded::Written) => {}
             Ok(Recorded::LeaseLost) => {
-                tracing::info!(delivery = %leased.id, "the lease was lost before the result was recorded");
+                tracing::info!("the lease was lost before the result was recorded");
             }
             Err(error) => {
-                tracing::warn!(delivery = %leased.id, %error, "the result could not be recorded; the delivery returns when its lease ends");
+                tracing::warn!(%error, "the result could not be recorded; the delivery returns when its lease ends");
             }
         }
     }
@@ -570,12 +652,11 @@ impl Worker {
     /// A call that panics is a defect of the gateway's, and ends as a failed attempt: without a
     /// result the delivery would wait for its lease to end.
     async fn deliver(&self, provider: &ProviderId, call: DeliverCall) -> CallReport<Receipt> {
-        let delivery = call.delivery_id;
         let called = self.providers.deliver(provider, call);
         match AssertUnwindSafe(called).catch_unwind().await {
             Ok(report) => report,
             Err(_) => {
-                tracing::error!(%delivery, %provider, "the call panicked");
+                tracing::error!("the call panicked");
                 CallReport::failed(CallFailure::Trap(
                     "the gateway itself failed during the call; its log has more".to_owned(),
                 ))
@@ -604,6 +685,52 @@ impl Worker {
         store.put_subscription(subscription).await?;
         edit.done().await?;
         Ok(true)
+    }
+}
+
+/// What every line about a delivery carries.
+fn span(leased: &LeasedDelivery) -> tracing::Span {
+    tracing::info_span!(
+        "delivery",
+        delivery = %leased.id,
+        event = %leased.event.id,
+        subscription = %leased.subscription_id,
+        provider = leased.provider.as_str(),
+        attempt = leased.attempt,
+    )
+}
+
+/// One line about an attempt. Without its message, which may quote what a receiver said: that is
+/// on record under the delivery's identifier, for those who may read it.
+fn tell_log(attempt: &Attempt, transition: &Transition) {
+    let outcome = attempt.outcome.as_str();
+    let (http_status, latency_ms) = (attempt.http_status, attempt.latency.as_millis());
+    match transition {
+        Transition::Success { .. } => {
+            tracing::debug!(outcome, http_status, latency_ms, "delivered");
+        }
+        Transition::RetryAt(at) => {
+            let again_at = rfc3339(*at);
+            tracing::info!(
+                outcome,
+                http_status,
+                latency_ms,
+                again_at,
+                "the attempt failed"
+            );
+        }
+        Transition::Failed => {
+            tracing::warn!(outcome, http_status, latency_ms, "the delivery is given up");
+        }
+        Transition::Parked => {
+            tracing::info!(
+                outcome,
+                http_status,
+                latency_ms,
+                "the attempt failed; held back"
+            );
+        }
+        Transition::Cancelled | Transition::Filtered => {}
     }
 }
 

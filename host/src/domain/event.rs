@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::clock::Timestamp;
 use super::id::EventId;
+use super::trace::TraceParent;
 
 /// The fully qualified name of an event type: `incident.created`. Two or more segments of
 /// `[a-z0-9_-]`, joined by dots, at most 128 bytes.
@@ -165,6 +166,8 @@ pub struct Event {
     pub correlation_key: Option<Arc<str>>,
     /// The systems concerned: of the envelope, the payload's `systemId` and its `systemIds[]`.
     pub system_ids: Vec<String>,
+    /// The span under which it was accepted, where its trace is recorded.
+    pub trace: Option<TraceParent>,
 }
 
 #[cfg(test)]

@@ -102,6 +102,11 @@ id!(
     "rpl"
 );
 id!(
+    /// A request to the API, for the log.
+    RequestId,
+    "req"
+);
+id!(
     /// A worker: one run of one gateway process.
     WorkerId,
     "wrk"

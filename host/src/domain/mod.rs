@@ -21,3 +21,4 @@ pub mod schema;
 pub mod source;
 pub mod subscription;
 pub mod templates;
+pub mod trace;

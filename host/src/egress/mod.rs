@@ -83,6 +83,20 @@ pub struct EgressResponse {
     pub body: BoxStream<'static, Result<Bytes, EgressError>>,
 }
 
+impl EgressError {
+    /// The kind in a word, for figures and traces.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Denied(_) => "denied",
+            Self::Invalid(_) => "invalid",
+            Self::Limit(_) => "limit",
+            Self::Network(_) => "network",
+            Self::Timeout(_) => "timeout",
+        }
+    }
+}
+
 /// Why an exchange failed. Messages name hosts and addresses, never headers, paths, queries or
 /// bodies.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

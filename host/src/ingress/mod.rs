@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use crate::coord::markers::MarkerKey;
-use crate::dispatch::accept::{Accepter, Emit};
+use crate::dispatch::accept::{self, Accepter, Emit};
 use crate::dispatch::open_source::OpenSource;
 use crate::dispatch::operational;
 use crate::dispatch::snapshot::Snapshot;
@@ -34,6 +34,7 @@ use crate::plugin::CallFailure;
 use crate::plugin::source::{Normalized, NormalizedEvent, Sources, Webhook};
 use crate::queue::Announcement;
 use crate::store::{KeyedEvent, ReceiveRequest, Received, Store, StoreError};
+use crate::telemetry;
 use crate::vault::{Vault, VaultError};
 use limiter::Limiter;
 use verify::{Message, Scheme, Unverified};
@@ -221,7 +222,24 @@ impl Ingress {
         }))
     }
 
-    async fn take(
+    async fn take(&self, open: &OpenSource, webhook: InboundWebhook) -> Result<Receipt, Refusal> {
+        let Some(mut span) = accept::sending(std::iter::once(open.source.name.as_str())) else {
+            return self.take_here(open, webhook).await;
+        };
+        let taken = telemetry::under(Some(&span), self.take_here(open, webhook)).await;
+        match &taken {
+            Ok(receipt) => {
+                span.set("hookport.webhook.id", receipt.id.to_string());
+                span.set("hookport.webhook.state", receipt.state.as_str());
+                accept::tell_ids(&mut span, receipt.events.iter().copied());
+            }
+            Err(_) => span.fail("store"),
+        }
+        taken
+    }
+
+    /// The same, under the span that is current.
+    async fn take_here(
         &self,
         store: &dyn Store,
         open: &OpenSource,
@@ -290,7 +308,10 @@ impl Ingress {
                 epoch: snapshot.epoch,
                 queued_for: announcement.queued_for(),
             };
-            match store.receive(request).await? {
+            let commit = accept::committing();
+            let received = store.receive(request).await?;
+            drop(commit);
+            match received {
                 Received::Done { state, events } => {
                     if state == WebhookState::Accepted {
                         announcement.make(queue);

@@ -5,12 +5,15 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use futures_util::FutureExt as _;
+use opentelemetry::trace::SpanKind;
 use wasmtime::{PoolConcurrencyLimitError, Store, Trap, UpdateDeadline};
 
 use super::engine::{LoadedCode, Sandbox, TICK};
 use super::state::{CallContext, CallShared, CallState};
 use super::world::World;
 use super::{CallFailure, CallReport};
+use crate::domain::delivery::Outcome;
+use crate::telemetry::{self, Span};
 
 /// A call that has computed for longer than this many ticks takes turns with others like it, one
 /// at a time, so that spinning guests cannot fill every thread of the runtime. Where its component
@@ -51,7 +54,9 @@ where
             "the sandbox is shut down".to_owned(),
         ));
     };
-    let shared = Arc::new(CallShared::new(context));
+    sandbox.calls.placed(started.elapsed());
+    let mut span = telemetry::current().map(|place| place.child(SpanKind::Internal, "call"));
+    let shared = Arc::new(CallShared::new(context, span.as_ref().map(Span::place)));
     let called = async {
         // Given back after the store, whose place in the pool it stands for.
         let slot = slot;
@@ -89,14 +94,24 @@ where
             "a host function failed; the gateway's log has more".to_owned(),
         ))
     });
-    CallReport {
+    let report = CallReport {
         result,
         logs: shared.take_log(),
         http_status: shared.http_status(),
         unreachable: shared.unreachable(),
         version,
         elapsed: started.elapsed(),
+    };
+    let (provider, outcome) = (shared.context.provider.as_str(), report.outcome());
+    sandbox.calls.ended(provider, outcome.as_str());
+    if let Some(span) = &mut span {
+        span.set("hookport.provider", provider.to_owned());
+        span.set("hookport.provider.version", report.version.clone());
+        if outcome != Outcome::Success {
+            span.fail(outcome.as_str());
+        }
     }
+    report
 }
 
 /// What to call once the instance is there.

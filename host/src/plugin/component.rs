@@ -125,7 +125,7 @@ impl LoadedComponent {
             call.cache_scope.clone(),
             None,
         );
-        let Some(values) = &self.sandbox.shared else {
+        let Some(values) = self.sandbox.shared.get() else {
             return self.run(context, Options(call)).await;
         };
         let place = SharedOptions::of(values, &self.id, &self.version, &call);
@@ -176,7 +176,7 @@ impl LoadedComponent {
             cache: self.cache.clone(),
             tokens: self.tokens.clone(),
             cache_scope,
-            shared: self.sandbox.shared.clone(),
+            shared: self.sandbox.shared.get().cloned(),
             version: self.version.clone(),
             egress: self.sandbox.egress.clone(),
             config,

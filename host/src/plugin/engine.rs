@@ -1,6 +1,6 @@
 //! The wasmtime engine: its settings, its linker, its ticking clock; compiling and loading.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
@@ -15,6 +15,7 @@ use super::state::CallState;
 use super::world::{self, WorldPre};
 use crate::coord::sealed::SealedValues;
 use crate::egress::Egress;
+use crate::metrics::SandboxCalls;
 
 /// Length of an epoch: a spinning guest holds a thread for so long before it yields, and CPU
 /// time is counted in this unit.
@@ -84,9 +85,12 @@ pub struct Sandbox {
     engine: Engine,
     linker: Linker<CallState>,
     config: SandboxConfig,
+    is_pooled: bool,
     pub(super) egress: Arc<Egress>,
     /// What guests and tokens share with other processes.
-    pub(super) shared: Option<Arc<SealedValues>>,
+    pub(super) shared: OnceLock<Arc<SealedValues>>,
+    /// What it was called for.
+    pub calls: SandboxCalls,
     /// One permit a pool slot: a call waits here instead of failing in the pool.
     pub(super) slots: Arc<Semaphore>,
     /// Calls that compute for long take turns here.
@@ -153,7 +157,8 @@ impl Sandbox {
     /// # Errors
     /// When the engine cannot be set up on this machine at all.
     pub fn new(config: SandboxConfig, egress: Arc<Egress>) -> Result<Self, LoadError> {
-        let engine = engine(&config).map_err(|error| LoadError::Engine(format!("{error:#}")))?;
+        let (engine, is_pooled) =
+            engine(&config).map_err(|error| LoadError::Engine(format!("{error:#}")))?;
         let linker = linker(&engine).map_err(|error| LoadError::Engine(format!("{error:#}")))?;
         start_clock(engine.weak()).map_err(|error| LoadError::Engine(error.to_string()))?;
         Ok(Self {
@@ -161,21 +166,19 @@ impl Sandbox {
                 usize::try_from(config.calls_max).unwrap_or(Semaphore::MAX_PERMITS),
             )),
             hot: Arc::new(Semaphore::new(1)),
+            calls: SandboxCalls::default(),
             engine,
             linker,
             config,
+            is_pooled,
             egress,
-            shared: None,
+            shared: OnceLock::new(),
         })
     }
 
-    /// With caches that other processes share.
-    #[must_use]
-    pub fn sharing(self, shared: Option<SealedValues>) -> Self {
-        Self {
-            shared: shared.map(Arc::new),
-            ..self
-        }
+    /// Its caches are shared with other processes from now on; the first word counts.
+    pub fn share(&self, values: SealedValues) {
+        let _ = self.shared.set(Arc::new(values));
     }
 
     /// Changes whenever artefacts of another engine would not run here.
@@ -244,6 +247,25 @@ impl Sandbox {
         Ok(memories.max(tables).clamp(1, self.config.calls_max.max(1)))
     }
 
+    /// Whether instances come from a pool, or each call allocates for itself.
+    #[must_use]
+    pub fn is_pooled(&self) -> bool {
+        self.is_pooled
+    }
+
+    /// Places in the pool: how many there are.
+    #[must_use]
+    pub fn slots(&self) -> u32 {
+        self.config.calls_max
+    }
+
+    /// How many of them calls have.
+    #[must_use]
+    pub fn slots_in_use(&self) -> u32 {
+        let free = u32::try_from(self.slots.available_permits()).unwrap_or(u32::MAX);
+        self.config.calls_max.saturating_sub(free)
+    }
+
     pub(super) fn engine(&self) -> &Engine {
         &self.engine
     }
@@ -307,17 +329,18 @@ pub fn check_header(wasm: &[u8]) -> Result<(), LoadError> {
     }
 }
 
-fn engine(config: &SandboxConfig) -> wasmtime::Result<Engine> {
+/// The engine, and whether it has a pool.
+fn engine(config: &SandboxConfig) -> wasmtime::Result<(Engine, bool)> {
     let mut pooled = base_config();
     pooled.allocation_strategy(InstanceAllocationStrategy::Pooling(pooling_config(config)));
     match Engine::new(&pooled) {
-        Ok(engine) => Ok(engine),
+        Ok(engine) => Ok((engine, true)),
         Err(error) => {
             tracing::warn!(
                 error = format!("{error:#}"),
                 "the instance pool does not fit into the address space; falling back to on-demand allocation, which is slower"
             );
-            Engine::new(&base_config())
+            Ok((Engine::new(&base_config())?, false))
         }
     }
 }

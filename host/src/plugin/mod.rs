@@ -34,7 +34,7 @@ pub use sanitize::SecretSet;
 pub use state::{EffectivePermissions, HostRule};
 
 use crate::domain::audit::Author;
-use crate::domain::delivery::LogLine;
+use crate::domain::delivery::{LogLine, Outcome};
 use crate::domain::event::Event;
 use crate::domain::id::{DeliveryId, SubscriptionId};
 use crate::domain::provider::{Descriptor, Grant, ProviderId, ProviderReport};
@@ -195,6 +195,19 @@ pub struct CallReport<T> {
 }
 
 impl<T> CallReport<T> {
+    /// How the call ended.
+    #[must_use]
+    pub fn outcome(&self) -> Outcome {
+        match &self.result {
+            Ok(_) => Outcome::Success,
+            Err(CallFailure::Provider { .. }) => Outcome::ProviderError,
+            Err(CallFailure::Denied(_)) => Outcome::Denied,
+            Err(CallFailure::Limit(_)) => Outcome::LimitExceeded,
+            Err(CallFailure::Trap(_)) => Outcome::Trap,
+            Err(CallFailure::Unavailable(_)) => Outcome::Unavailable,
+        }
+    }
+
     /// The report of a call that was never made.
     #[must_use]
     pub fn failed(failure: CallFailure) -> Self {

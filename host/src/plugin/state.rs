@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicUsize, Ordering}
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
+use http::{HeaderName, HeaderValue};
+use opentelemetry::trace::SpanKind;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use wasmtime::component::ResourceTable;
@@ -25,10 +27,13 @@ use crate::egress::{
     Egress, EgressError, EgressLimits, EgressPolicy, EgressRequest, EgressResponse, HostPattern,
     Preview,
 };
+use crate::telemetry::Place;
 
 /// Longest error or summary kept of a guest, in bytes.
 pub(super) const MESSAGE_BYTES_MAX: usize = 4 << 10;
 
+/// Tells a receiver where it stands in a trace.
+const TRACE_PARENT: HeaderName = HeaderName::from_static("traceparent");
 /// Hosts taken of a field that is a list.
 const LISTED_HOSTS_MAX: usize = 50;
 /// A pause between two turns of calls that compute for long: so many times as long as the turn had
@@ -130,6 +135,8 @@ struct Log {
 pub(super) struct CallShared {
     pub(super) context: CallContext,
     pub(super) deadline: Instant,
+    /// Where its requests stand in a trace; kept here, as `wasi:http` sends from tasks of its own.
+    place: Option<Place>,
     http_calls: AtomicU32,
     /// 0: no response yet.
     http_status: AtomicU16,
@@ -156,8 +163,9 @@ impl Drop for CallShared {
 }
 
 impl CallShared {
-    pub(super) fn new(context: CallContext) -> Self {
+    pub(super) fn new(context: CallContext, place: Option<Place>) -> Self {
         Self {
+            place,
             deadline: Instant::now() + context.timeout,
             context,
             http_calls: AtomicU32::new(0),
@@ -363,6 +371,47 @@ impl CallShared {
         }
     }
 
+    /// Sends within a span that names the authority and no more of the URL.
+    async fn send_traced(
+        &self,
+        limits: EgressLimits,
+        mut request: EgressRequest,
+    ) -> Result<EgressResponse, EgressError> {
+        let egress = &self.context.egress;
+        let Some(place) = &self.place else {
+            return egress.send(self.policy(), limits, request).await;
+        };
+        let method = request.method.as_str();
+        let mut span = place.child(SpanKind::Client, method.to_owned());
+        span.set("http.request.method", method.to_owned());
+        if let Ok(url) = url::Url::parse(&request.url) {
+            span.set("url.scheme", url.scheme().to_owned());
+            if let Some(host) = url.host_str() {
+                span.set("server.address", host.to_owned());
+            }
+            if let Some(port) = url.port_or_known_default() {
+                span.set("server.port", i64::from(port));
+            }
+        }
+        if span.propagates()
+            && let Ok(value) = HeaderValue::from_str(&span.context().to_string())
+        {
+            request.headers.entry(TRACE_PARENT).or_insert(value);
+        }
+        let sent = egress.send(self.policy(), limits, request).await;
+        match &sent {
+            Ok(response) => {
+                let status = response.status.as_u16();
+                span.set("http.response.status_code", i64::from(status));
+                if status >= 400 {
+                    span.fail(status.to_string());
+                }
+            }
+            Err(error) => span.fail(error.kind()),
+        }
+        sent
+    }
+
     /// The one way out for every HTTP import.
     pub(super) async fn send(
         &self,
@@ -370,11 +419,7 @@ impl CallShared {
         request: EgressRequest,
     ) -> Result<EgressResponse, EgressError> {
         let Some(preview) = &self.context.preview else {
-            return self
-                .context
-                .egress
-                .send(self.policy(), limits, request)
-                .await;
+            return self.send_traced(limits, request).await;
         };
         let mask = |bytes: &[u8]| {
             let sets = self.secret_sets();

@@ -116,6 +116,7 @@ impl Parts {
             received_at: now,
             correlation_key: None,
             system_ids: Vec::new(),
+            trace: None,
         };
         let deliveries = vec![crate::domain::delivery::NewDelivery {
             id: ids.next(now, || 1),

@@ -345,6 +345,12 @@ pub trait DeliveryStore: Send + Sync + 'static {
     /// `Unavailable`.
     async fn backlog(&self, at_most: u64) -> Result<u64>;
 
+    /// When the oldest delivery that waits or is in flight is or was due; `None`: there is none.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    async fn oldest_due(&self) -> Result<Option<Timestamp>>;
+
     /// Keeps an open circuit, replacing what is known of it. Without its subscription it is not
     /// kept. A change of the subscription, or of its connection, forgets it.
     ///
@@ -503,6 +509,51 @@ pub trait CatalogStore: Send + Sync + 'static {
     async fn revoke_key(&self, id: KeyId, at: Timestamp) -> Result<bool>;
 }
 
+/// A pool of connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Connections {
+    /// Open.
+    pub open: u32,
+    /// Of these, in nobody's hands.
+    pub idle: u32,
+    /// The most that are opened.
+    pub max: u32,
+}
+
+impl Connections {
+    fn of<D: sqlx::Database>(pool: &sqlx::Pool<D>) -> Self {
+        Self {
+            open: pool.size(),
+            idle: u32::try_from(pool.num_idle()).unwrap_or(u32::MAX),
+            max: pool.options().get_max_connections(),
+        }
+    }
+}
+
+/// How a database's migrations compare with those of this binary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Versions {
+    /// Known here and not applied there.
+    pub missing: usize,
+    /// Applied there by a later version and not known here.
+    pub unknown: usize,
+    /// One of these took away what this binary uses.
+    pub contracted: bool,
+}
+
+/// A database as it is found, unchanged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Condition {
+    /// What it is, with its version.
+    pub server: String,
+    /// Its migrations.
+    pub versions: Versions,
+    /// What may not be done there and has to be.
+    pub lacking: Option<&'static str>,
+    /// Its clock, where it has one of its own.
+    pub clock: Option<Timestamp>,
+}
+
 /// A whole system of record.
 #[async_trait]
 pub trait Store:
@@ -513,6 +564,9 @@ pub trait Store:
     /// # Errors
     /// `Unavailable`.
     async fn ping(&self) -> Result<()>;
+
+    /// How its connections are used; over SQLite those for reading, beside the one that writes.
+    fn connections(&self) -> Connections;
 
     /// Whether other processes may have it open too.
     fn is_shared(&self) -> bool {

@@ -38,10 +38,12 @@ use hookport::queue::Queue;
 use hookport::queue::embedded::EmbeddedQueue;
 use hookport::store::CatalogStore as _;
 use hookport::store::sqlite::SqliteStore;
+use hookport::telemetry::Traces;
 use hookport::vault::{MasterKey, Vault};
 use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 /// Longer than anything here takes on a busy machine: a guard against hanging, not a measure.
@@ -507,6 +509,9 @@ impl Gateway {
                     }
                 }),
             }],
+            traces: Traces::default(),
+            // Nothing tells this gateway to stop.
+            stopping: watch::channel(false).1,
             event_bytes_max: 1 << 20,
             batch_bytes_max: 10 << 20,
         });
@@ -538,12 +543,13 @@ impl Gateway {
             coord: self.coord.clone(),
             clock: self.clock.clone(),
             jitter: || 0.0,
+            traces: Traces::default(),
             config,
         });
         let (stop, stopping) = watch::channel(false);
         Working {
             stop,
-            task: tokio::spawn(worker.run(stopping)),
+            task: tokio::spawn(worker.run(stopping, CancellationToken::new())),
         }
     }
 

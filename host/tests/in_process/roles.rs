@@ -14,7 +14,7 @@ const ADMINISTER: &[&str] = &["admin"];
 fn roles(method: &str, path: &str) -> &'static [&'static str] {
     let last = path.rsplit('/').next().unwrap_or_default();
     match (method, path) {
-        ("GET", "/health" | "/livez") => OPEN,
+        ("GET", "/health" | "/livez" | "/readyz") => OPEN,
         // Verified by its own means.
         ("POST", "/webhooks/nobody") => OPEN,
         ("POST", "/events") => EMIT,

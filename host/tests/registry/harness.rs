@@ -409,6 +409,7 @@ async fn deliver(
         received_at: Timestamp(0),
         correlation_key: None,
         system_ids: Vec::new(),
+        trace: None,
     };
     let call = DeliverCall {
         event: Arc::new(event),

@@ -144,6 +144,7 @@ pub fn call(plan: Value) -> DeliverCall {
             received_at: now,
             correlation_key: None,
             system_ids: Vec::new(),
+            trace: None,
         }),
         delivery_id: ids.next(now, || 1),
         attempt: 1,

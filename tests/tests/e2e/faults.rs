@@ -46,7 +46,7 @@ async fn a_process_that_was_taken_for_dead_records_nothing() {
     second.restart().await;
     let delivery = second.api().delivery_in(&id, "success").await;
     first.thaw();
-    first.logged("the lease was lost").await;
+    first.log_line("the lease was lost").await;
     assert_eq!(delivery["attempts"], 1, "a lost lease costs no attempt");
     let path = format!("/deliveries/{}", delivery["id"].as_str().expect("an id"));
     let after = first.api().get(&path).await.expect(200);

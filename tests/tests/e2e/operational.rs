@@ -111,7 +111,7 @@ async fn prometheus_reads_what_happened() {
     for line in [
         "hookport_attempts_total{provider=\"webhook\",outcome=\"provider_error\"} 1",
         "hookport_attempts_total{provider=\"webhook\",outcome=\"success\"} 1",
-        "hookport_deliveries_ended_total{state=\"Success\"} 1",
+        "hookport_deliveries_ended_total{state=\"success\"} 1",
         "hookport_deliveries_under_way 0",
         "hookport_deliveries_waiting 0",
     ] {

@@ -183,7 +183,7 @@ async fn one_process_accepts_and_another_delivers() {
     assert!(
         metrics
             .text
-            .contains("hookport_deliveries_ended_total{state=\"Success\"} 1")
+            .contains("hookport_deliveries_ended_total{state=\"success\"} 1")
     );
 }
 

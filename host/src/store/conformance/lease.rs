@@ -43,6 +43,18 @@ pub(crate) async fn a_claim_takes_the_oldest_up_to_its_limit(store: &dyn Store) 
     assert_eq!(rest, emitted[3..]);
 }
 
+pub(crate) async fn the_oldest_that_is_due_says_how_long_work_waits(store: &dyn Store) {
+    let fixture = Fixture::new();
+    assert_eq!(store.oldest_due().await.expect("looks"), None);
+    fixture.one(store).await;
+    assert_eq!(store.oldest_due().await.expect("looks"), Some(T0));
+    let leased = fixture.claim_one(store, T0).await;
+    let ends = T0.plus(LEASE);
+    assert_eq!(store.oldest_due().await.expect("looks"), Some(ends));
+    store.record(success(&leased)).await.expect("records");
+    assert_eq!(store.oldest_due().await.expect("looks"), None);
+}
+
 pub(crate) async fn a_lease_is_exclusive_until_it_ends(store: &dyn Store) {
     let fixture = Fixture::new();
     fixture.one(store).await;

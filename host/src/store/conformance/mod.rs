@@ -26,6 +26,7 @@ use crate::domain::source::{InboundWebhook, Rejection, Source, SourceName, Webho
 use crate::domain::subscription::{
     Connection, Flow, RateLimit, RatePeriod, SealedDocument, Subscription,
 };
+use crate::domain::trace::TraceParent;
 
 mod accept;
 mod audit;
@@ -78,6 +79,7 @@ macro_rules! cases {
             a_replay_makes_due_what_failed_and_each_page_once,
             a_replay_creates_deliveries_under_the_current_catalogue_only,
             a_claim_takes_the_oldest_up_to_its_limit,
+            the_oldest_that_is_due_says_how_long_work_waits,
             a_claim_passes_over_subscriptions_without_room,
             a_claim_takes_no_more_than_the_cap,
             a_long_backlog_held_back_does_not_hide_others,
@@ -176,6 +178,11 @@ impl Fixture {
             received_at: at,
             correlation_key: None,
             system_ids: vec!["a".to_owned()],
+            trace: Some(TraceParent {
+                trace: 0x4bf9_2f35,
+                span: 7,
+                sampled: true,
+            }),
         }
     }
 

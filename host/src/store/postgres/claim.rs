@@ -58,7 +58,7 @@ const LEASE_TOLD: &str = lease!(
 const OUTLOOK: &str = "SELECT EXISTS (SELECT 1 FROM deliveries WHERE due_at IS NOT NULL AND queued_for IS NULL AND due_at <= $1), \
      (SELECT min(due_at) FROM deliveries WHERE due_at IS NOT NULL AND queued_for IS NULL AND due_at > $1)";
 
-const EVENTS: &str = "SELECT id, event_type, payload, occurred_at, received_at, correlation_key, system_ids FROM events WHERE id = ANY($1)";
+const EVENTS: &str = "SELECT id, event_type, payload, occurred_at, received_at, correlation_key, system_ids, trace_parent FROM events WHERE id = ANY($1)";
 const EXTERNAL_IDS: &str = "SELECT x.subscription_id, x.correlation_key, x.external_id FROM external_ids x \
      JOIN unnest($1::text[], $2::text[]) AS k (subscription_id, correlation_key) \
      ON x.subscription_id = k.subscription_id AND x.correlation_key = k.correlation_key";

@@ -25,6 +25,8 @@ pub(super) const HOLD_AUDIT_HEAD: &str = "SELECT seq, hash FROM audit_head FOR U
 pub(super) const NOW_MS: &str = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint";
 /// Tells the workers of all processes that there is something to claim.
 pub(super) const ANNOUNCE: Option<&str> = Some("NOTIFY hookport_due");
+/// Whether migrations were ever applied.
+pub(super) const IS_MIGRATED: &str = "SELECT to_regclass('_sqlx_migrations') IS NOT NULL";
 pub(super) const CANCEL_QUEUED: &str = "UPDATE deliveries SET state = 5, due_at = NULL, updated_at = $1 WHERE subscription_id = $2 AND state <= 2 AND state <> 2";
 pub(super) const UNPARK: &str = "UPDATE deliveries SET due_at = $1, queued_for = queued_for * 0, updated_at = $1 WHERE subscription_id = $2 AND state <= 2 AND due_at IS NULL";
 pub(super) const WITH_WORK_LEFT: &str = " AND state <= 2";

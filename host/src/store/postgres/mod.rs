@@ -10,15 +10,16 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use sqlx::PgPool;
+use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use super::{
-    AcceptRequest, Accepted, Catalog, CatalogEpoch, CatalogStore, Claim, ClaimRequest,
-    DeliveryFilter, DeliveryStore, DocumentChanges, EventFilter, GrantRecord, IngressStore,
-    OutboxStore, Page, ReceiveRequest, Received, Recorded, ReplayStep, ReplayStore, Result,
-    Stepped, Store, StoreError, Turn, WebhookFilter,
+    AcceptRequest, Accepted, Catalog, CatalogEpoch, CatalogStore, Claim, ClaimRequest, Condition,
+    Connections, DeliveryFilter, DeliveryStore, DocumentChanges, EventFilter, GrantRecord,
+    IngressStore, OutboxStore, Page, ReceiveRequest, Received, Recorded, ReplayStep, ReplayStore,
+    Result, Stepped, Store, StoreError, Turn, WebhookFilter,
 };
 use crate::domain::audit::NewEntry;
 use crate::domain::circuit::OpenCircuit;
@@ -37,6 +38,7 @@ use crate::domain::subscription::{Connection, Subscription};
 
 mod claim;
 mod dialect;
+mod examine;
 mod lanes;
 mod outbox;
 mod settle;
@@ -69,6 +71,8 @@ mod row;
 mod source;
 #[path = "../sql/vault.rs"]
 mod vault;
+#[path = "../sql/versions.rs"]
+mod versions;
 #[path = "../sql/writer.rs"]
 mod writer;
 
@@ -107,6 +111,11 @@ pub enum OpenError {
         "the database is not up to date: run `hookport migrate`, or start with migrate_at_start = true"
     )]
     Outdated,
+    /// A later version has taken away what this binary uses.
+    #[error(
+        "the database is of a later version, which this binary cannot use any more: start that version, or restore a backup"
+    )]
+    Newer,
 }
 
 /// The store.
@@ -170,11 +179,17 @@ impl PostgresStore {
     pub async fn open(url: &str, migrate: bool) -> std::result::Result<Self, OpenError> {
         let options = options(url)?;
         let readers = pool(options.clone());
-        let migrations = sqlx::migrate!("../migrations/postgres");
+        let migrations = migrations();
+        let mut connection = readers.acquire().await?;
+        let versions = versions::compare(&mut connection, &migrations).await?;
+        drop(connection);
+        if versions.contracted {
+            return Err(OpenError::Newer);
+        }
         if migrate {
             // Takes a lock: of several processes that start, one does it and the others wait.
             migrations.run(&readers).await?;
-        } else if applied(&readers).await? != migrations.iter().count() {
+        } else if versions.missing > 0 {
             return Err(OpenError::Outdated);
         }
         let due = Arc::new(Notify::new());
@@ -194,30 +209,29 @@ impl PostgresStore {
         })
     }
 
+    /// Looks at the database at `url`, and changes nothing.
+    ///
+    /// # Errors
+    /// Each kind of [`OpenError`].
+    pub async fn examine(url: &str) -> std::result::Result<Condition, OpenError> {
+        examine::examine(url).await
+    }
+
     /// Brings the database at `url` up to date.
     ///
     /// # Errors
     /// Each kind of [`OpenError`].
     pub async fn migrate(url: &str) -> std::result::Result<(), OpenError> {
-        sqlx::migrate!("../migrations/postgres")
-            .run(&pool(options(url)?))
-            .await?;
+        migrations().run(&pool(options(url)?)).await?;
         Ok(())
     }
 }
 
-/// How many migrations are on record.
-async fn applied(readers: &PgPool) -> std::result::Result<usize, sqlx::Error> {
-    let there: bool = sqlx::query_scalar("SELECT to_regclass('_sqlx_migrations') IS NOT NULL")
-        .fetch_one(readers)
-        .await?;
-    if !there {
-        return Ok(0);
-    }
-    let count: i64 = sqlx::query_scalar("SELECT count(*) FROM _sqlx_migrations WHERE success")
-        .fetch_one(readers)
-        .await?;
-    Ok(usize::try_from(count).unwrap_or(0))
+/// Those of a later version are left alone.
+fn migrations() -> Migrator {
+    let mut migrations = sqlx::migrate!("../migrations/postgres");
+    migrations.set_ignore_missing(true);
+    migrations
 }
 
 /// Hears of what other processes accepted, for as long as the store lives.
@@ -322,6 +336,10 @@ impl DeliveryStore for PostgresStore {
 
     async fn backlog(&self, at_most: u64) -> Result<u64> {
         query::backlog(&self.readers, at_most).await
+    }
+
+    async fn oldest_due(&self) -> Result<Option<Timestamp>> {
+        query::oldest_due(&self.readers).await
     }
 
     async fn put_circuit(&self, open: OpenCircuit) -> Result<()> {
@@ -534,6 +552,10 @@ impl ReplayStore for PostgresStore {
 
 #[async_trait]
 impl Store for PostgresStore {
+    fn connections(&self) -> Connections {
+        Connections::of(&self.readers)
+    }
+
     async fn ping(&self) -> Result<()> {
         let answered = tokio::time::timeout(PING_TIMEOUT, async {
             sqlx::query("SELECT 1").execute(&self.readers).await
@@ -673,6 +695,31 @@ mod tests {
         assert!(matches!(error, OpenError::Outdated), "{error}");
         PostgresStore::migrate(&url).await.expect("migrates");
         PostgresStore::open(&url, false).await.expect("opens");
+    }
+
+    #[tokio::test]
+    async fn a_later_version_that_expanded_is_opened_and_one_that_contracted_is_not() {
+        let url = Postgres::shared().database();
+        let store = PostgresStore::open(&url, true).await.expect("opens");
+        let apply = async |version: i64, description: &str| {
+            sqlx::query("INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) VALUES ($1, $2, TRUE, '', 0)")
+                .bind(version)
+                .bind(description)
+                .execute(&store.readers)
+                .await
+                .expect("noted");
+        };
+        apply(9_001, "colours").await;
+        for migrate in [true, false] {
+            PostgresStore::open(&url, migrate).await.expect("opens");
+        }
+        apply(9_002, "contract colours").await;
+        for migrate in [true, false] {
+            let refused = PostgresStore::open(&url, migrate).await;
+            assert!(matches!(refused, Err(OpenError::Newer)));
+        }
+        let found = PostgresStore::examine(&url).await.expect("looks");
+        assert_eq!((found.versions.unknown, found.lacking), (2, None));
     }
 
     #[tokio::test]

@@ -8,7 +8,7 @@ use crate::domain::event::Event;
 use crate::domain::id::EventId;
 use crate::store::{AcceptRequest, Accepted, IdempotencyKey, Result};
 
-const INSERT_EVENTS: &str = "INSERT INTO events (id, event_type, payload, occurred_at, received_at, correlation_key, system_ids) {rows}";
+const INSERT_EVENTS: &str = "INSERT INTO events (id, event_type, payload, occurred_at, received_at, correlation_key, system_ids, trace_parent) {rows}";
 const INSERT_DELIVERIES: &str = "INSERT INTO deliveries (id, event_id, event_type, subscription_id, provider, state, due_at, ordering_key, created_at, updated_at, queued_for) {rows}";
 
 /// How long a key is remembered at least, in milliseconds.
@@ -106,6 +106,7 @@ pub(super) async fn insert_events(
                 event.received_at.0.into(),
                 event.correlation_key.as_deref().into(),
                 system_ids_json(event).into(),
+                event.trace.map(|trace| trace.to_string()).into(),
             ]
         })
         .collect();

@@ -11,7 +11,7 @@ use crate::domain::id::{DeliveryId, EventId};
 use crate::store::{DeliveryFilter, EventFilter, Page, Result, StoreError};
 
 const EVENT_COLUMNS: &str =
-    "id, event_type, payload, occurred_at, received_at, correlation_key, system_ids";
+    "id, event_type, payload, occurred_at, received_at, correlation_key, system_ids, trace_parent";
 
 /// Levels that a log line can have, to turn stored text into the static names of the domain.
 const LEVELS: [&str; 6] = ["debug", "info", "warn", "error", "stdout", "stderr"];
@@ -206,4 +206,13 @@ pub(super) async fn backlog(readers: &DbPool, at_most: u64) -> Result<u64> {
         .fetch_one(readers)
         .await?;
     Ok(u64::try_from(count).unwrap_or(0))
+}
+
+/// One look at the claim index, however long the backlog.
+pub(super) async fn oldest_due(readers: &DbPool) -> Result<Option<Timestamp>> {
+    let due: Option<i64> =
+        sqlx::query_scalar("SELECT min(due_at) FROM deliveries WHERE due_at IS NOT NULL")
+            .fetch_one(readers)
+            .await?;
+    Ok(due.map(Timestamp))
 }

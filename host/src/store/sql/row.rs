@@ -70,10 +70,12 @@ pub(super) fn json<T: serde::de::DeserializeOwned>(column: &str, text: &str) -> 
     serde_json::from_str(text).map_err(|error| corrupt(column, &error))
 }
 
-/// Columns: id, event_type, payload, occurred_at, received_at, correlation_key, system_ids.
+/// Columns: id, event_type, payload, occurred_at, received_at, correlation_key, system_ids,
+/// trace_parent.
 pub(super) fn event_from_row(row: &DbRow) -> Result<Event> {
     let key: Option<&str> = row.try_get(5)?;
     let system_ids: &str = row.try_get(6)?;
+    let trace: Option<&str> = row.try_get(7)?;
     Ok(Event {
         id: parse("events.id", row.try_get(0)?)?,
         event_type: event_type_name(row.try_get(1)?)?,
@@ -86,6 +88,9 @@ pub(super) fn event_from_row(row: &DbRow) -> Result<Event> {
         } else {
             json("events.system_ids", system_ids)?
         },
+        trace: trace
+            .map(|text| parse("events.trace_parent", text))
+            .transpose()?,
     })
 }
 

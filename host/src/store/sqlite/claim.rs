@@ -42,7 +42,7 @@ const LEASE_PICKED: &str = concat!(lease!(), "(SELECT value FROM json_each(?5))"
 const OUTLOOK: &str = "SELECT EXISTS (SELECT 1 FROM deliveries WHERE due_at IS NOT NULL AND due_at <= ?1), \
      (SELECT min(due_at) FROM deliveries WHERE due_at IS NOT NULL AND due_at > ?1)";
 
-const EVENTS: &str = "SELECT id, event_type, payload, occurred_at, received_at, correlation_key, system_ids FROM events WHERE (id) IN ({rows})";
+const EVENTS: &str = "SELECT id, event_type, payload, occurred_at, received_at, correlation_key, system_ids, trace_parent FROM events WHERE (id) IN ({rows})";
 const EXTERNAL_IDS: &str = "SELECT x.subscription_id, x.correlation_key, x.external_id FROM external_ids x WHERE (x.subscription_id, x.correlation_key) IN ({rows})";
 
 /// A leased row before its event is known.

@@ -21,6 +21,9 @@ pub(super) const HOLD_AUDIT_HEAD: &str = "SELECT seq, hash FROM audit_head";
 pub(super) const NOW_MS: &str = "CAST(unixepoch('subsec') * 1000 AS INTEGER)";
 /// This process is the only one, and knows.
 pub(super) const ANNOUNCE: Option<&str> = None;
+/// Whether migrations were ever applied.
+pub(super) const IS_MIGRATED: &str =
+    "SELECT count(*) > 0 FROM sqlite_schema WHERE name = '_sqlx_migrations'";
 pub(super) const CANCEL_QUEUED: &str = "UPDATE deliveries INDEXED BY deliveries_lane SET state = 5, due_at = NULL, updated_at = $1 WHERE subscription_id = $2 AND state <= 2 AND state <> 2";
 pub(super) const UNPARK: &str = "UPDATE deliveries INDEXED BY deliveries_lane SET due_at = $1, updated_at = $1 WHERE subscription_id = $2 AND state <= 2 AND due_at IS NULL";
 pub(super) const WITH_WORK_LEFT: &str =

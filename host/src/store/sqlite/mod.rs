@@ -10,13 +10,14 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use sqlx::SqlitePool;
+use sqlx::migrate::Migrator;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 
 use super::{
-    AcceptRequest, Accepted, Catalog, CatalogEpoch, CatalogStore, Claim, ClaimRequest,
-    DeliveryFilter, DeliveryStore, DocumentChanges, EventFilter, GrantRecord, IngressStore, Page,
-    ReceiveRequest, Received, Recorded, ReplayStep, ReplayStore, Result, Stepped, Store,
-    StoreError, WebhookFilter,
+    AcceptRequest, Accepted, Catalog, CatalogEpoch, CatalogStore, Claim, ClaimRequest, Condition,
+    Connections, DeliveryFilter, DeliveryStore, DocumentChanges, EventFilter, GrantRecord,
+    IngressStore, Page, ReceiveRequest, Received, Recorded, ReplayStep, ReplayStore, Result,
+    Stepped, Store, StoreError, WebhookFilter,
 };
 use crate::domain::audit::NewEntry;
 use crate::domain::circuit::OpenCircuit;
@@ -37,6 +38,7 @@ mod claim;
 #[cfg(test)]
 mod crash;
 mod dialect;
+mod examine;
 mod lanes;
 #[cfg(test)]
 mod plans;
@@ -71,6 +73,8 @@ mod row;
 mod source;
 #[path = "../sql/vault.rs"]
 mod vault;
+#[path = "../sql/versions.rs"]
+mod versions;
 #[path = "../sql/writer.rs"]
 mod writer;
 
@@ -104,6 +108,11 @@ pub enum OpenError {
     /// A migration failed, or the database is newer than this binary.
     #[error("cannot bring the database up to date: {0}")]
     Migrate(#[from] sqlx::migrate::MigrateError),
+    /// A later version has taken away what this binary uses.
+    #[error(
+        "the database is of a later version, which this binary cannot use any more: start that version, or restore a backup"
+    )]
+    Newer,
 }
 
 /// The store.
@@ -141,8 +150,15 @@ impl SqliteStore {
             .max_connections(1)
             .connect_with(options.clone())
             .await?;
-        sqlx::migrate!("../migrations/sqlite").run(&writing).await?;
-        let connection = writing.acquire().await?.detach();
+        let migrations = migrations();
+        let mut connection = writing.acquire().await?.detach();
+        if versions::compare(&mut connection, &migrations)
+            .await?
+            .contracted
+        {
+            return Err(OpenError::Newer);
+        }
+        migrations.run(&mut connection).await?;
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)
             .connect_with(
@@ -161,6 +177,23 @@ impl SqliteStore {
             lock: Arc::new(lock),
         })
     }
+}
+
+impl SqliteStore {
+    /// Looks at the database at `path`, and changes nothing.
+    ///
+    /// # Errors
+    /// Each kind of [`OpenError`]; `InUse` while a gateway runs.
+    pub async fn examine(path: &Path) -> std::result::Result<Condition, OpenError> {
+        examine::examine(path).await
+    }
+}
+
+/// Those of a later version are left alone.
+fn migrations() -> Migrator {
+    let mut migrations = sqlx::migrate!("../migrations/sqlite");
+    migrations.set_ignore_missing(true);
+    migrations
 }
 
 fn lock(path: &Path) -> std::result::Result<File, OpenError> {
@@ -262,6 +295,10 @@ impl DeliveryStore for SqliteStore {
 
     async fn backlog(&self, at_most: u64) -> Result<u64> {
         query::backlog(&self.readers, at_most).await
+    }
+
+    async fn oldest_due(&self) -> Result<Option<Timestamp>> {
+        query::oldest_due(&self.readers).await
     }
 
     async fn put_circuit(&self, open: OpenCircuit) -> Result<()> {
@@ -464,6 +501,10 @@ impl ReplayStore for SqliteStore {
 
 #[async_trait]
 impl Store for SqliteStore {
+    fn connections(&self) -> Connections {
+        Connections::of(&self.readers)
+    }
+
     async fn ping(&self) -> Result<()> {
         sqlx::query("SELECT 1").execute(&self.readers).await?;
         // The writer is what matters: a full disk shows there, and nowhere else.
@@ -495,6 +536,33 @@ mod tests {
     use super::*;
 
     conformance::cases!(open_temporary);
+
+    #[tokio::test]
+    async fn a_later_version_that_expanded_is_opened_and_one_that_contracted_is_not() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let path = dir.path().join("later.db");
+        drop(SqliteStore::open(&path).await.expect("opens"));
+        let apply = async |version: i64, description: &str| {
+            let options = SqliteConnectOptions::new().filename(&path);
+            let pool = SqlitePool::connect_with(options).await.expect("opens");
+            sqlx::query("INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) VALUES ($1, $2, TRUE, x'00', 0)")
+                .bind(version)
+                .bind(description)
+                .execute(&pool)
+                .await
+                .expect("noted");
+            pool.close().await;
+        };
+        apply(9_001, "colours").await;
+        drop(SqliteStore::open(&path).await.expect("opens"));
+        apply(9_002, "contract colours").await;
+        let refused = SqliteStore::open(&path).await.expect_err("refused");
+        assert!(matches!(refused, OpenError::Newer), "{refused}");
+        let found = SqliteStore::examine(&path).await.expect("looks");
+        assert_eq!(found.versions.unknown, 2);
+        assert_eq!(found.versions.missing, 0);
+        assert!(found.versions.contracted);
+    }
 
     async fn open_temporary() -> (tempfile::TempDir, SqliteStore) {
         let dir = tempfile::tempdir().expect("temporary directory");
