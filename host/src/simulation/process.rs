@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
 
 use super::receiver::{CALL_MAX, Destinations};
 use super::stage::Stage;
@@ -23,6 +24,7 @@ use crate::domain::id::WorkerId;
 use crate::queue::embedded::EmbeddedQueue;
 use crate::queue::{Batch, Queue, Room};
 use crate::store::{Recorded, Store, StoreError};
+use crate::telemetry::Traces;
 use crate::vault::{MasterKey, Vault};
 use crate::wire::{DEAD_AFTER, hear_of_work, stay_alive};
 
@@ -205,6 +207,7 @@ impl Process {
             coord,
             clock: self.clock.clone(),
             jitter,
+            traces: Traces::default(),
             config: WorkerConfig {
                 concurrency: 8,
                 concurrency_per_subscription: 4,
@@ -215,7 +218,7 @@ impl Process {
         let life = self.life.clone();
         tokio::spawn(async move {
             // It is never asked to stop: it is killed.
-            let worked = worker.run(stopping);
+            let worked = worker.run(stopping, CancellationToken::new());
             tokio::select! {
                 biased;
                 () = life.died() => {}

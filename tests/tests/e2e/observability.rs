@@ -221,8 +221,10 @@ async fn lines_about_a_delivery_say_which_and_lines_about_a_request_too() {
     let request = api.request(reqwest::Method::POST, "/events").json(&event);
     let answer = Api::send(request.header("x-request-id", "order-4711")).await;
     assert_eq!(answer.headers["x-request-id"], "order-4711");
-    let id = answer.expect(202)["id"].as_str().expect("an id").to_owned();
-    let delivery = api.delivery_in(&id, "failed").await;
+    let accepted = answer.expect(202);
+    let id = accepted["id"].as_str().expect("an id").to_owned();
+    let delivery = &api.delivery_ids(&accepted).await[0];
+    let delivery = api.delivery_in(delivery, "failed").await;
     gateway.log_line("the delivery is given up").await;
 
     let log = gateway.log();
@@ -311,7 +313,10 @@ async fn the_doctor_answers_in_json_and_changes_nothing() {
     assert_eq!(check(&said, "traces")["status"], "warning", "{said:#}");
     let after: Vec<_> = gateway.data_files();
     let names = |files: &[(PathBuf, Vec<u8>)]| -> BTreeSet<PathBuf> {
-        files.iter().map(|(path, _)| path.clone()).collect()
+        // The journal comes and goes with whoever has the database open.
+        let lasts = |path: &&PathBuf| !path.to_string_lossy().contains("hookport.db-");
+        let paths = files.iter().map(|(path, _)| path);
+        paths.filter(lasts).cloned().collect()
     };
     assert_eq!(names(&before), names(&after));
     for name in [

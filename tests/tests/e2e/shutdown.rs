@@ -51,6 +51,15 @@ async fn emitter(api: Api, stop: Arc<AtomicBool>) -> Vec<String> {
     accepted
 }
 
+/// The deliveries of events.
+async fn deliveries(api: &Api, events: &[String]) -> Vec<String> {
+    let mut found = Vec::new();
+    for id in events {
+        found.extend(api.delivery_ids(&json!({"id": id})).await);
+    }
+    found
+}
+
 async fn all_delivered(api: &Api, ids: &[String]) {
     for id in ids {
         let delivery = api.delivery_in(id, "success").await;
@@ -82,7 +91,8 @@ async fn sigterm_under_load_answers_what_it_took_and_leaves_no_lease() {
     gateway.restart().await;
     let log = gateway.log();
     assert!(!log.contains("an earlier process left in flight"), "{log}");
-    all_delivered(&gateway.api(), &accepted).await;
+    let ids = deliveries(&gateway.api(), &accepted).await;
+    all_delivered(&gateway.api(), &ids).await;
     let requests = receiver.requests();
     let distinct: BTreeSet<&str> = requests
         .iter()
@@ -152,7 +162,8 @@ async fn sigterm_under_load_over_a_shared_store_loses_nothing() {
     for emitter in emitters {
         accepted.extend(emitter.await.expect("no answer but 202"));
     }
-    all_delivered(&second.api(), &accepted).await;
+    let ids = deliveries(&second.api(), &accepted).await;
+    all_delivered(&second.api(), &ids).await;
     let log = second.log();
     assert!(
         !log.contains("has not been seen"),

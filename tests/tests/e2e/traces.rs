@@ -27,10 +27,14 @@ fn traced(mut setup: Setup, endpoint: &str) -> Setup {
     setup
 }
 
-async fn emit_traced(api: &Api, event: &serde_json::Value, parent: &str) -> String {
+/// The event and its delivery.
+async fn emit_traced(api: &Api, event: &serde_json::Value, parent: &str) -> (String, String) {
     let request = api.request(Method::POST, "/events").json(event);
     let answer = Api::send(request.header("traceparent", parent)).await;
-    answer.expect(202)["id"].as_str().expect("an id").to_owned()
+    let accepted = answer.expect(202);
+    let id = accepted["id"].as_str().expect("an id").to_owned();
+    let delivery = api.delivery_ids(&accepted).await.remove(0);
+    (id, delivery)
 }
 
 #[track_caller]
@@ -67,8 +71,8 @@ async fn one_trace_follows_an_event_through_two_processes_and_its_retries() {
     api.subscribe(&with(webhook("incident.created", &target), retry))
         .await;
     let event = json!({"type": "incident.created", "payload": {"note": "payload-text-0815"}});
-    let id = emit_traced(&api, &event, CALLER).await;
-    api.delivery_in(&id, "success").await;
+    let (id, delivery) = emit_traced(&api, &event, CALLER).await;
+    api.delivery_in(&delivery, "success").await;
 
     let in_trace = |span: &&Seen| span.trace == CALLERS_TRACE;
     let spans = collector
@@ -181,8 +185,8 @@ async fn a_receiver_continues_the_trace_where_the_operator_wants_it() {
 
     // Whose caller does not record is not recorded.
     let unsampled = CALLER.replace("-01", "-00").replace("4bf9", "5af9");
-    let id = emit_traced(&api, &json!({"type": "a.b", "payload": {}}), &unsampled).await;
-    api.delivery_in(&id, "success").await;
+    let (_, delivery) = emit_traced(&api, &json!({"type": "a.b", "payload": {}}), &unsampled).await;
+    api.delivery_in(&delivery, "success").await;
     let last = receiver.wait_for(2).await.pop().expect("a request");
     assert_eq!(last.header("traceparent"), "");
     assert!(

@@ -14,7 +14,7 @@ use tokio::sync::{Notify, oneshot};
 
 use super::audit::Effect;
 use super::{
-    AcceptRequest, Accepted, Catalog, CatalogEpoch, CatalogStore, Claim, ClaimRequest,
+    AcceptRequest, Accepted, Catalog, CatalogEpoch, CatalogStore, Claim, ClaimRequest, Connections,
     DeliveryFilter, DeliveryStore, DocumentChanges, EventFilter, GrantRecord, IngressStore, Page,
     ReceiveRequest, Received, Recorded, ReplayStep, ReplayStore, Result, Stepped, Store,
     StoreError, WebhookFilter,
@@ -325,6 +325,14 @@ impl DeliveryStore for MemoryStore {
         .await
     }
 
+    async fn oldest_due(&self) -> Result<Option<Timestamp>> {
+        self.transact(|tables, _| {
+            let rows = tables.rows.values();
+            Ok(rows.filter_map(|row| row.delivery.due_at).min())
+        })
+        .await
+    }
+
     async fn put_circuit(&self, open: OpenCircuit) -> Result<()> {
         self.change(move |tables, _| {
             if tables.subscriptions.contains_key(&open.subscription) {
@@ -598,6 +606,14 @@ impl ReplayStore for MemoryStore {
 
 #[async_trait]
 impl Store for MemoryStore {
+    fn connections(&self) -> Connections {
+        Connections {
+            open: 0,
+            idle: 0,
+            max: 0,
+        }
+    }
+
     async fn ping(&self) -> Result<()> {
         Ok(())
     }

@@ -3,7 +3,7 @@
 use sqlx::QueryBuilder;
 
 use super::batch::Cell;
-use super::dialect::{Db, DbConnection};
+use super::dialect::{self, Db, DbConnection};
 use super::row::{CANCELLED, FAILED, FILTERED, IN_FLIGHT, PENDING, RETRYING, SUCCESS};
 use super::settle;
 use crate::domain::clock::Timestamp;
@@ -183,7 +183,18 @@ pub(super) async fn release_unheld(
         }
         query.push(")");
     }
-    Ok(query.build().execute(connection).await?.rows_affected())
+    let released = query
+        .build()
+        .execute(&mut *connection)
+        .await?
+        .rows_affected();
+    if let Some(announce) = dialect::ANNOUNCE
+        && released > 0
+    {
+        // Others know these as leased for long.
+        sqlx::query(announce).execute(connection).await?;
+    }
+    Ok(released)
 }
 
 pub(super) async fn release_all(connection: &mut DbConnection, at: Timestamp) -> Result<u64> {
