@@ -166,6 +166,7 @@ async fn request(
         received_at: now,
         correlation_key: None,
         system_ids: Vec::new(),
+        trace: None,
     };
     let delivery = NewDelivery {
         id: ids.next(now, rand::random),
