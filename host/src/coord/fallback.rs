@@ -285,13 +285,13 @@ mod tests {
         fallback.put("k", b"meanwhile", minute).await.expect("put");
         let kept = fallback.get("k").await.expect("an answer");
         assert_eq!(kept.expect("kept").value, b"meanwhile");
-        let text = metrics.text(0);
+        let text = metrics.text(None);
         assert!(text.contains("hookport_coord_up{} 0"), "{text}");
         let counted = "hookport_coord_fallbacks_total{what=\"values\"} 3";
         assert!(text.contains(counted), "{text}");
         server.thaw();
         until(&fallback, true).await;
-        assert!(metrics.text(0).contains("hookport_coord_up{} 1"));
+        assert!(metrics.text(None).contains("hookport_coord_up{} 1"));
     }
 
     #[tokio::test]

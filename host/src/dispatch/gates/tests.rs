@@ -97,6 +97,7 @@ fn leased(count: usize) -> Vec<LeasedDelivery> {
         received_at: Timestamp(0),
         correlation_key: None,
         system_ids: Vec::new(),
+        trace: None,
     };
     let one = LeasedDelivery {
         id: ulid::Ulid(1).into(),
