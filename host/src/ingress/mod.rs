@@ -222,11 +222,16 @@ impl Ingress {
         }))
     }
 
-    async fn take(&self, open: &OpenSource, webhook: InboundWebhook) -> Result<Receipt, Refusal> {
+    async fn take(
+        &self,
+        store: &dyn Store,
+        open: &OpenSource,
+        webhook: InboundWebhook,
+    ) -> Result<Receipt, Refusal> {
         let Some(mut span) = accept::sending(std::iter::once(open.source.name.as_str())) else {
-            return self.take_here(open, webhook).await;
+            return self.take_here(store, open, webhook).await;
         };
-        let taken = telemetry::under(Some(&span), self.take_here(open, webhook)).await;
+        let taken = telemetry::under(Some(&span), self.take_here(store, open, webhook)).await;
         match &taken {
             Ok(receipt) => {
                 span.set("hookport.webhook.id", receipt.id.to_string());
