@@ -26,6 +26,8 @@ pub enum Fault {
     CutAfter(u64),
     /// Nothing arrives any more, and nobody is told.
     BlackHole,
+    /// As [`Fault::BlackHole`] for the connections that are there, and for ever; new ones are sound.
+    Silence,
     /// The client hears that the server will send no more; what it sends still arrives.
     HalfClose,
     /// The server commits, and the connection is cut instead of saying so.
@@ -108,6 +110,8 @@ struct Connection {
     committing: AtomicBool,
     /// Bytes were swallowed: it can never be used again.
     torn: AtomicBool,
+    /// It was made while others are silent.
+    is_sound: bool,
     counts: Arc<Counts>,
 }
 
@@ -133,6 +137,7 @@ async fn connect(
         left: Mutex::new(None),
         committing: AtomicBool::new(false),
         torn: AtomicBool::new(false),
+        is_sound: *fault.borrow() == Fault::Silence,
         counts,
     };
     let (from_client, to_client) = client.into_split();
@@ -164,7 +169,9 @@ async fn carry(
     let mut buffer = vec![0; 16 << 10];
     loop {
         let now = *fault.borrow_and_update();
-        if now != Fault::BlackHole && connection.torn.load(Ordering::Relaxed) {
+        if !matches!(now, Fault::BlackHole | Fault::Silence)
+            && connection.torn.load(Ordering::Relaxed)
+        {
             return true;
         }
         if is_answer && now == Fault::HalfClose {
@@ -187,9 +194,10 @@ async fn carry(
         let mut cut = false;
         match now {
             Fault::None | Fault::HalfClose => {}
+            Fault::Silence if connection.is_sound => {}
             Fault::Delay(pause) => tokio::time::sleep(pause).await,
             Fault::Refuse => return true,
-            Fault::BlackHole => {
+            Fault::BlackHole | Fault::Silence => {
                 connection.torn.store(true, Ordering::Relaxed);
                 continue;
             }

@@ -194,7 +194,7 @@ async fn faults_of_everything_at_once_lose_and_invent_nothing() {
     load.end(
         "kill -9 and SIGSTOP of processes with crashes, SIGSTOP and broken connections of PostgreSQL, RabbitMQ and Redis",
         faults,
-        &gateways[0].api(),
+        &gateways[0],
     )
     .await;
 }

@@ -152,7 +152,7 @@ impl Load {
     }
 
     /// Lets the emitters end, waits for the end of every delivery, checks all and tells it.
-    pub(super) async fn end(self, what: &str, faults: u64, api: &Api) {
+    pub(super) async fn end(self, what: &str, faults: u64, gateway: &Gateway) {
         tokio::time::sleep(Duration::from_millis(500)).await;
         self.sent.stop.store(true, Ordering::Relaxed);
         for emitter in self.emitters {
@@ -160,7 +160,7 @@ impl Load {
         }
         let accepted = self.sent.accepted.lock();
         let accepted = accepted.unwrap_or_else(PoisonError::into_inner).clone();
-        let deliveries = all_ended(api).await;
+        let deliveries = all_ended(&gateway.api()).await;
         let history = self.receiver.requests();
         let sent_up_to = self.sent.next.load(Ordering::Relaxed);
         let duplicates = check(&accepted, sent_up_to, &history, &deliveries);
@@ -170,6 +170,9 @@ impl Load {
             deliveries.len(),
             history.len()
         );
+        let audit = gateway.command(&["doctor", "--audit"]).output();
+        let audit = String::from_utf8_lossy(&audit.expect("it runs").stdout).into_owned();
+        assert!(audit.contains("the chain is whole"), "{audit}");
         let events = accepted.len() as u64;
         assert!(events > faults * 5, "hardly any load: {events}");
     }
@@ -196,7 +199,7 @@ async fn killing_it_at_random_moments_loses_and_invents_nothing() {
         gateway.restart().await;
         load.aim(0, Some(gateway.api()));
     }
-    load.end("kill -9", kills, &gateway.api()).await;
+    load.end("kill -9", kills, &gateway).await;
 }
 
 /// Waits until no delivery is open and returns all.

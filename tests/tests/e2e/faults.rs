@@ -2,8 +2,9 @@
 //! database stand still and go on, connections break in the middle of a frame, answers are lost,
 //! the disk is full.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use hookport_tests::PATIENCE;
 use hookport_tests::api::Api;
 use hookport_tests::gateway::{Gateway, Setup};
 use hookport_tests::proxy::{Fault, Proxy};
@@ -14,7 +15,7 @@ use reqwest::Method;
 use serde_json::json;
 
 use crate::chaos::{Load, from_environment, seed_and_faults};
-use crate::shared_store::{database, kill_and_restart, pair, with_role, worker_beside};
+use crate::shared_store::{database, kill_and_restart, pair, setup, with_role, worker_beside};
 
 /// A process that was not seen for so long has lost its leases (15 s), and a look of another one.
 const TAKEN_FOR_DEAD: Duration = Duration::from_secs(18);
@@ -79,7 +80,7 @@ async fn freezing_processes_past_their_leases_loses_and_invents_nothing() {
         sleep_ms(&mut rng, 0..2_000).await;
         frozen.thaw();
     }
-    load.end("SIGSTOP of a process for 18 s", freezes, &first.api())
+    load.end("SIGSTOP of a process for 18 s", freezes, &first)
         .await;
 }
 
@@ -95,8 +96,7 @@ async fn freezing_the_database_loses_and_invents_nothing() {
         sleep_ms(&mut rng, 300..5_000).await;
         postgres.thaw();
     }
-    load.end("SIGSTOP of PostgreSQL", freezes, &first.api())
-        .await;
+    load.end("SIGSTOP of PostgreSQL", freezes, &first).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -130,10 +130,40 @@ async fn breaking_connections_to_the_database_loses_and_invents_nothing() {
     load.end(
         "connections to PostgreSQL cut in a frame, half closed, slow, silent, refused, and without the answer to COMMIT",
         faults,
-        &first.api(),
+        &first,
     )
     .await;
     assert!(cut > 0, "no fault struck");
+}
+
+/// A connection falls silent and never ends, as when a firewall has forgotten it: whoever writes
+/// over it gives it up, and goes on over another.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_connection_to_the_database_is_given_up() {
+    let (postgres, url) = database().await;
+    let proxy = Proxy::before(postgres.port()).await;
+    let direct = format!(":{}/", postgres.port());
+    let setup = setup(&url.replace(&direct, &format!(":{}/", proxy.port())));
+    let gateway = Gateway::start_with(setup).await;
+    let api = gateway.api();
+    let receiver = Receiver::ok().await;
+    api.register("incident.created").await;
+    api.subscribe_webhook("incident.created", &receiver.url())
+        .await;
+    let event = json!({"type": "incident.created", "payload": {}});
+    let id = api.emit_one(&event).await;
+    api.delivery_in(&id, "success").await;
+    proxy.set(Fault::Silence);
+    let started = Instant::now();
+    loop {
+        let request = api.request(Method::POST, "/events").json(&event);
+        let answer = Api::try_send(request.header("idempotency-key", "silence")).await;
+        if answer.is_ok_and(|answer| matches!(answer.status, 200 | 202)) {
+            break;
+        }
+        assert!(started.elapsed() < 4 * PATIENCE, "it is never accepted");
+    }
+    receiver.wait_for(2).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -166,7 +196,7 @@ async fn killing_processes_of_each_role_loses_and_invents_nothing() {
     load.end(
         "kill -9 of an API process, of workers, of all",
         kills,
-        &first.api(),
+        &first,
     )
     .await;
 }

@@ -256,7 +256,7 @@ async fn killing_processes_and_the_database_loses_and_invents_nothing() {
     load.end(
         "kill -9 of processes, crash and stop of PostgreSQL",
         faults,
-        &first.api(),
+        &first,
     )
     .await;
 }

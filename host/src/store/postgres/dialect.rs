@@ -108,6 +108,10 @@ fn unnest(row: &[Cell<'_>]) -> String {
     )
 }
 
+/// How long a transaction may take: longer than the server lets a statement run, so that only a
+/// connection that fell silent is given up.
+pub(super) const TRANSACTION_TIMEOUT: Option<Duration> = Some(Duration::from_secs(40));
+
 /// How long a connection may take to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 

@@ -4,11 +4,13 @@
 //! transaction. Each is answered after its commit. When a transaction fails, it is rolled back
 //! and its commands are redone one by one, so that a command can only fail by its own doing.
 
+use std::future::Future;
+
 use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot};
 
 use super::audit;
-use super::dialect::{DbConnection, Writing};
+use super::dialect::{DbConnection, TRANSACTION_TIMEOUT, Writing};
 use super::lanes::Cursor;
 use super::{accept, claim, ingress, record};
 use crate::domain::audit::NewEntry;
@@ -140,12 +142,26 @@ impl Writer {
         self.send(|reply| {
             Command::Task(Box::new(move |writing| {
                 Box::pin(async move {
-                    let _ = reply.send(in_transaction(writing, task, entry).await);
+                    let _ = reply.send(in_time(in_transaction(writing, task, entry)).await);
                 })
             }))
         })
         .await
     }
+}
+
+/// Gives `transaction` up when its connection has fallen silent. It may have been committed then, as
+/// after any lost answer, and the next one gets a connection of its own.
+async fn in_time<T>(transaction: impl Future<Output = Result<T>>) -> Result<T> {
+    let Some(limit) = TRANSACTION_TIMEOUT else {
+        return transaction.await;
+    };
+    tokio::time::timeout(limit, transaction)
+        .await
+        .unwrap_or_else(|_| {
+            let text = "the database did not answer in time";
+            Err(StoreError::Unavailable(text.into()))
+        })
 }
 
 async fn in_transaction<T, F>(writing: &mut Writing, work: F, entry: Option<NewEntry>) -> Result<T>
@@ -196,15 +212,15 @@ impl Group {
         match self.len() {
             0 => {}
             1 => {
-                let done = self.attempt(writing, cursor).await;
+                let done = in_time(self.attempt(writing, cursor)).await;
                 self.reply(done);
             }
-            several => match self.attempt(writing, cursor).await {
+            several => match in_time(self.attempt(writing, cursor)).await {
                 Ok(done) => self.reply(Ok(done)),
                 Err(error) => {
                     tracing::warn!(%error, several, "a shared commit failed; its commands are redone one by one");
                     for single in self.split() {
-                        let mut done = single.attempt(writing, cursor).await;
+                        let mut done = in_time(single.attempt(writing, cursor)).await;
                         // The commit may have been made, and its answer lost.
                         for claim in done.iter_mut().flat_map(|done| &mut done.claims) {
                             claim.is_doubtful = true;
