@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::Shared;
-use super::auth::Operate;
+use super::auth::{Operate, Read};
 use super::error::{ApiError, Problem};
 use super::extract::Body;
 use super::page::{Items, Query};
@@ -103,7 +103,7 @@ fn broker(api: &Shared) -> Result<&dyn Broker, ApiError> {
 #[utoipa::path(get, path = "/queues", tag = "queues", responses((status = 200, body = QueuesView)))]
 pub(super) async fn list(
     State(api): State<Shared>,
-    _: Operate,
+    _: Read,
 ) -> Result<Json<QueuesView>, ApiError> {
     let Some(broker) = &api.broker else {
         let waiting = QueueView {
@@ -130,7 +130,7 @@ pub(super) async fn list(
     responses((status = 200, body = Items<DeadMessageView>), (status = 400, body = Problem), (status = 409, body = Problem), (status = 503, body = Problem)))]
 pub(super) async fn dead(
     State(api): State<Shared>,
-    _: Operate,
+    _: Read,
     query: Query,
 ) -> Result<Response, ApiError> {
     query.only(&[])?;

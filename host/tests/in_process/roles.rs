@@ -33,6 +33,7 @@ fn roles(method: &str, path: &str) -> &'static [&'static str] {
                 "replay",
                 "replays",
                 "cancel",
+                "drain",
             ]
             .contains(&last) =>
         {
