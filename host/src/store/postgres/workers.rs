@@ -2,7 +2,7 @@
 
 use sqlx::PgConnection;
 
-use super::dialect::NOW_MS;
+use super::dialect::{ANNOUNCE, NOW_MS};
 use super::row::{IN_FLIGHT, PENDING, RETRYING};
 use crate::domain::id::WorkerId;
 use crate::store::Result;
@@ -37,7 +37,13 @@ pub(super) async fn keep_alive(
     .bind(RETRYING)
     .bind(IN_FLIGHT)
     .bind(dead)
-    .execute(connection)
+    .execute(&mut *connection)
     .await?;
+    if let Some(announce) = ANNOUNCE
+        && released.rows_affected() > 0
+    {
+        // Workers know these as leased for long, and whoever noticed may not be one.
+        sqlx::query(announce).execute(connection).await?;
+    }
     Ok(released.rows_affected())
 }
