@@ -3,10 +3,12 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Deserialize;
 
 use crate::coord;
+use crate::dispatch::Ages;
 use crate::plugin::limits::Limits;
 
 /// Everything that can be configured. Unknown fields are refused, so that a typo is not silence.
@@ -48,6 +50,8 @@ pub struct Config {
     pub limits: Limits,
     /// Limits of single providers; what a table leaves out has its default.
     pub provider_limits: HashMap<String, Limits>,
+    /// How long records are kept.
+    pub retention: RetentionSection,
     /// How to log.
     pub log: LogSection,
     /// Traces.
@@ -180,6 +184,106 @@ pub struct EgressSection {
     pub extra_ca_file: Option<PathBuf>,
 }
 
+/// For how long a kind of record is kept: `30`, `0.5`, or `"forever"`.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq)]
+#[serde(untagged)]
+pub enum Keep {
+    /// So many days.
+    Days(f64),
+    /// For ever.
+    Word(Forever),
+}
+
+/// The word for it.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Forever {
+    /// `"forever"`.
+    Forever,
+}
+
+impl Keep {
+    fn age(self) -> Option<Duration> {
+        match self {
+            Self::Days(days) => Duration::try_from_secs_f64(days * 86_400.0).ok(),
+            Self::Word(Forever::Forever) => None,
+        }
+    }
+
+    fn is_usable(self) -> bool {
+        match self {
+            Self::Days(days) => days > 0.0 && self.age().is_some(),
+            Self::Word(Forever::Forever) => true,
+        }
+    }
+}
+
+/// How long records are kept.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RetentionSection {
+    /// Deliveries that succeeded, with their attempts.
+    pub succeeded_days: Keep,
+    /// Dead letters, and those that were discarded.
+    pub failed_days: Keep,
+    /// Deliveries that were cancelled or filtered.
+    pub cancelled_days: Keep,
+    /// Events that no delivery is left of.
+    pub events_days: Keep,
+    /// Inbound webhooks, and the keys by which a repeated one is known.
+    pub webhooks_days: Keep,
+    /// What `Idempotency-Key` headers were used for.
+    pub idempotency_keys_days: Keep,
+    /// Replays, and runs over dead letters.
+    pub replays_days: Keep,
+    /// How often what is old is looked for, in milliseconds.
+    pub every_ms: u64,
+}
+
+impl Default for RetentionSection {
+    fn default() -> Self {
+        Self {
+            succeeded_days: Keep::Days(30.0),
+            failed_days: Keep::Days(90.0),
+            cancelled_days: Keep::Days(30.0),
+            events_days: Keep::Days(30.0),
+            webhooks_days: Keep::Days(30.0),
+            idempotency_keys_days: Keep::Days(2.0),
+            replays_days: Keep::Days(90.0),
+            every_ms: 600_000,
+        }
+    }
+}
+
+impl RetentionSection {
+    /// What is old enough to go.
+    #[must_use]
+    pub fn ages(&self) -> Ages {
+        Ages {
+            succeeded: self.succeeded_days.age(),
+            failed: self.failed_days.age(),
+            cancelled: self.cancelled_days.age(),
+            events: self.events_days.age(),
+            webhooks: self.webhooks_days.age(),
+            idempotency_keys: self.idempotency_keys_days.age(),
+            replays: self.replays_days.age(),
+        }
+    }
+
+    fn is_usable(&self) -> bool {
+        let all = [
+            self.succeeded_days,
+            self.failed_days,
+            self.cancelled_days,
+            self.events_days,
+            self.webhooks_days,
+            self.idempotency_keys_days,
+            self.replays_days,
+        ];
+        all.into_iter().all(Keep::is_usable) && self.every_ms > 0
+    }
+}
+
 /// How to log.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -245,6 +349,7 @@ impl Default for Config {
             egress: EgressSection::default(),
             limits: Limits::default(),
             provider_limits: HashMap::new(),
+            retention: RetentionSection::default(),
             log: LogSection::default(),
             telemetry: TelemetrySection::default(),
         }
@@ -340,6 +445,12 @@ impl Config {
         if self.concurrency_per_subscription == 0 {
             return value("concurrency_per_subscription", "give at least 1");
         }
+        if !self.retention.is_usable() {
+            return value(
+                "retention",
+                "give days above 0, or \"forever\"; and every_ms above 0",
+            );
+        }
         if self.event_bytes_max == 0 || self.batch_bytes_max < self.event_bytes_max {
             return value(
                 "batch_bytes_max",
@@ -375,6 +486,16 @@ mod tests {
     }
 
     #[test]
+    fn ages_are_days_or_for_ever() {
+        let text = "[retention]\nsucceeded_days = 7\nfailed_days = \"forever\"\nevents_days = 0.5";
+        let ages = parse(text).expect("valid").retention.ages();
+        assert_eq!(ages.succeeded, Some(Duration::from_secs(7 * 86_400)));
+        assert_eq!(ages.failed, None);
+        assert_eq!(ages.events, Some(Duration::from_secs(43_200)));
+        assert_eq!(ages.webhooks, Some(Duration::from_secs(30 * 86_400)));
+    }
+
+    #[test]
     fn wrong_files_are_refused_by_field() {
         let check = |text: &str, expected: &str| {
             let error = parse(text).expect_err("refused").to_string();
@@ -393,6 +514,10 @@ mod tests {
         check("shutdown_grace_ms = 20001", "shutdown_grace_ms");
         check("[telemetry]\nsample_ratio = 1.5", "sample_ratio");
         check("[telemetry]\nsample_ratio = nan", "sample_ratio");
+        check("[retention]\nfailed_days = 0", "retention");
+        check("[retention]\nfailed_days = -1", "retention");
+        check("[retention]\nfailed_days = \"always\"", "failed_days");
+        check("[retention]\nevery_ms = 0", "retention");
     }
 
     #[test]

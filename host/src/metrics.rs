@@ -77,6 +77,18 @@ struct CoordLabels {
     what: CoordUse,
 }
 
+/// What was done with dead letters.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ActionLabels {
+    action: &'static str,
+}
+
+/// What was removed for its age.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct RecordLabels {
+    record: &'static str,
+}
+
 /// 1 ms to about 9 minutes.
 fn seconds() -> Histogram {
     Histogram::new(exponential_buckets(0.001, 2.0, 20))
@@ -102,6 +114,8 @@ pub struct Metrics {
     /// Empty where nothing is shared.
     coord_up: Family<NoLabels, Gauge>,
     coord_fallbacks: Family<CoordLabels, Counter>,
+    settled: Family<ActionLabels, Counter>,
+    removed: Family<RecordLabels, Counter>,
     /// Of the API.
     pub requests: Requests,
 }
@@ -200,6 +214,18 @@ impl Default for Metrics {
             coord_fallbacks.clone(),
         );
         let requests = Requests::register(registry);
+        let settled = Family::<ActionLabels, Counter>::default();
+        registry.register(
+            "dead_letters_settled",
+            "Dead letters that ceased to be: requeue, discard",
+            settled.clone(),
+        );
+        let removed = Family::<RecordLabels, Counter>::default();
+        registry.register(
+            "records_removed",
+            "Records removed for their age",
+            removed.clone(),
+        );
         Self {
             registry: all,
             accepted,
@@ -218,6 +244,8 @@ impl Default for Metrics {
             coord_up,
             coord_fallbacks,
             requests,
+            settled,
+            removed,
         }
     }
 }
@@ -294,6 +322,18 @@ impl Metrics {
             .inc();
     }
 
+    /// Dead letters ceased to be.
+    pub fn settled(&self, action: &'static str, deliveries: u64) {
+        let labels = ActionLabels { action };
+        self.settled.get_or_create(&labels).inc_by(deliveries);
+    }
+
+    /// Records were removed for their age.
+    pub fn removed(&self, record: &'static str, records: u64) {
+        let labels = RecordLabels { record };
+        self.removed.get_or_create(&labels).inc_by(records);
+    }
+
     /// Deliveries of a dead process are due again.
     pub fn taken_over(&self, deliveries: u64) {
         self.taken_over.inc_by(deliveries);
@@ -359,6 +399,8 @@ mod tests {
         metrics.retried("webhook");
         metrics.given_up("slack");
         metrics.taken_over(4);
+        metrics.settled("requeue", 5);
+        metrics.removed("events", 6);
         let open = metrics.requests.begun();
         let took = Duration::from_millis(3);
         metrics.requests.answered("GET", "/events/{id}", 404, took);
@@ -390,6 +432,8 @@ mod tests {
             "hookport_deliveries_under_way 1",
             "hookport_deliveries_waiting 7.0",
             "hookport_deliveries_taken_over_total 4",
+            "hookport_dead_letters_settled_total{action=\"requeue\"} 5",
+            "hookport_records_removed_total{record=\"events\"} 6",
         ] {
             assert!(text.contains(line), "{line} in {text}");
         }

@@ -25,8 +25,8 @@ use crate::coord::sealed::SealedValues;
 use crate::dispatch::key_keeping::KeyKeeper;
 use crate::dispatch::rotation::Rotation;
 use crate::dispatch::{
-    Accepter, Ids, Programs, Replayer, Snapshots, StoredDocuments, Worker, WorkerConfig,
-    announcements, operational, rotation,
+    Accepter, DeadLetters, Ids, Programs, Replayer, Retention, Snapshots, StoredDocuments, Worker,
+    WorkerConfig, announcements, operational, rotation,
 };
 use crate::domain::audit::{Actor, NewEntry};
 use crate::domain::clock::{Clock, Timestamp};
@@ -112,6 +112,26 @@ pub async fn open_store(config: &Config) -> anyhow::Result<Arc<dyn Store>> {
         Some(url) => Arc::new(PostgresStore::open(url, config.store.migrate_at_start).await?),
         None => Arc::new(SqliteStore::open(&data_dir.join("hookport.db")).await?),
     })
+}
+
+/// Adds deliveries of the past to the store that is configured, for measurements: the last one ends
+/// now.
+///
+/// # Errors
+/// When the database cannot be opened or written.
+pub async fn fill_store(config: &Config, deliveries: i64) -> anyhow::Result<()> {
+    let until = SystemClock.now();
+    match &config.store.url {
+        Some(url) => {
+            let store = PostgresStore::open(url, config.store.migrate_at_start).await?;
+            store.fill(deliveries, until).await?;
+        }
+        None => {
+            let store = SqliteStore::open(&config.data_dir.join("hookport.db")).await?;
+            store.fill(deliveries, until).await?;
+        }
+    }
+    Ok(())
 }
 
 /// Opens the store to be read, also while a gateway has it.
@@ -373,6 +393,21 @@ impl Gateway {
             clock: clock.clone(),
             wake: tokio::sync::Notify::new(),
         });
+        let dead_letters = Arc::new(DeadLetters {
+            store: store.clone(),
+            queue: queue.clone(),
+            clock: clock.clone(),
+            metrics: metrics.clone(),
+            wake: tokio::sync::Notify::new(),
+        });
+        let retention = Retention {
+            store: store.clone(),
+            clock: clock.clone(),
+            worker: worker_id,
+            ages: config.retention.ages(),
+            every: Duration::from_millis(config.retention.every_ms),
+            metrics: metrics.clone(),
+        };
         let worker = Arc::new(Worker {
             queue: queue.clone(),
             providers: registry.clone(),
@@ -398,6 +433,8 @@ impl Gateway {
             tokio::spawn(async {})
         } else {
             tokio::spawn(replayer.clone().run(stopping.clone()));
+            tokio::spawn(dead_letters.clone().run(stopping.clone()));
+            tokio::spawn(retention.run(stopping.clone()));
             tokio::spawn(worker.run(stopping.clone(), cut.clone()))
         };
 
@@ -421,6 +458,7 @@ impl Gateway {
             snapshots,
             accepter,
             replayer,
+            dead_letters,
             providers: registry.clone(),
             vault,
             clock: clock.clone(),

@@ -58,8 +58,9 @@ pub(super) struct DeliveryView {
     event_type: String,
     subscription_id: String,
     provider: String,
-    /// `pending`, `in_flight`, `retrying`, `success`, `failed`, `cancelled`, or `filtered`: its
-    /// subscription's filter did not want the event at the attempt.
+    /// `pending`, `in_flight`, `retrying`, `success`, `failed`, `cancelled`, `filtered` (its
+    /// subscription's filter did not want the event at the attempt) or `discarded` (a dead letter
+    /// that someone decided to leave undelivered).
     state: &'static str,
     /// Attempts of this round; a manual retry begins a new one.
     attempts: u32,
@@ -69,6 +70,9 @@ pub(super) struct DeliveryView {
     external_id: Option<String>,
     /// The last failure.
     last_error: Option<String>,
+    /// Who decided to leave it undelivered; `updatedAt` says when.
+    discarded_by: Option<String>,
+    discard_reason: Option<String>,
     created_at: String,
     updated_at: String,
 }
@@ -79,6 +83,10 @@ impl From<Delivery> for DeliveryView {
             delivery.state,
             DeliveryState::Pending | DeliveryState::Retrying
         );
+        let (discarded_by, discard_reason) = delivery
+            .discarded
+            .map(|decision| (decision.by, decision.reason))
+            .unzip();
         Self {
             id: delivery.id.to_string(),
             event_id: delivery.event_id.to_string(),
@@ -90,6 +98,8 @@ impl From<Delivery> for DeliveryView {
             next_attempt_at: delivery.due_at.filter(|_| waiting).map(rfc3339),
             external_id: delivery.external_id,
             last_error: delivery.last_error,
+            discarded_by,
+            discard_reason,
             created_at: rfc3339(delivery.created_at),
             updated_at: rfc3339(delivery.updated_at),
         }
@@ -156,9 +166,11 @@ pub(super) struct DeliveryDetail {
 }
 
 /// List deliveries
+///
+/// A page may have fewer items than asked for, or none, and another one after it: follow `next`.
 #[utoipa::path(get, path = "/deliveries", tag = "deliveries",
     params(
-        ("state" = Option<Vec<String>>, Query, description = "`pending`, `in_flight`, `retrying`, `success`, `failed` or `cancelled`; repeated: any of them"),
+        ("state" = Option<Vec<String>>, Query, description = "`pending`, `in_flight`, `retrying`, `success`, `failed`, `cancelled`, `filtered` or `discarded`; repeated: any of them"),
         ("eventId" = Option<String>, Query),
         ("subscriptionId" = Option<String>, Query),
         ("provider" = Option<String>, Query),
@@ -201,7 +213,8 @@ pub(super) async fn get(
 
 /// Retry a delivery
 ///
-/// Begins a new round with the full schedule, whatever the delivery's state but in flight.
+/// Begins a new round with the full schedule, whatever the delivery's state but in flight or
+/// discarded.
 #[utoipa::path(post, path = "/deliveries/{id}/retry", tag = "deliveries", params(("id" = String, Path)),
     responses((status = 202, body = DeliveryView), (status = 404, body = Problem), (status = 409, body = Problem)))]
 pub(super) async fn retry(

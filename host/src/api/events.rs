@@ -286,6 +286,8 @@ impl From<Event> for EventView {
 }
 
 /// List events
+///
+/// A page may have fewer items than asked for, or none, and another one after it: follow `next`.
 #[utoipa::path(get, path = "/events", tag = "events",
     params(
         ("type" = Option<String>, Query, description = "Of this type exactly"),
@@ -371,7 +373,10 @@ fn status(deliveries: &[Delivery]) -> &'static str {
         "unmatched"
     } else if states.any(|state| !state.is_terminal()) {
         "in_progress"
-    } else if any(DeliveryState::Failed) || any(DeliveryState::Cancelled) {
+    } else if any(DeliveryState::Failed)
+        || any(DeliveryState::Cancelled)
+        || any(DeliveryState::Discarded)
+    {
         "failed"
     } else {
         "delivered"

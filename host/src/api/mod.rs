@@ -3,6 +3,7 @@
 mod audit;
 mod auth;
 mod connections;
+mod dead_letters;
 mod deliveries;
 mod error;
 mod event_types;
@@ -10,6 +11,7 @@ mod events;
 mod extract;
 mod flow;
 mod health;
+mod jobs;
 mod keys;
 mod observe;
 mod page;
@@ -34,7 +36,7 @@ use utoipa::{Modify, OpenApi};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::dispatch::{Accepter, Ids, Replayer, Snapshots};
+use crate::dispatch::{Accepter, DeadLetters, Ids, Replayer, Snapshots};
 use crate::domain::clock::Clock;
 use crate::ingress::Ingress;
 use crate::plugin::Providers;
@@ -70,6 +72,8 @@ pub struct Api {
     pub accepter: Arc<Accepter>,
     /// What delivers events again.
     pub replayer: Arc<Replayer>,
+    /// What requeues and discards dead letters in bulk.
+    pub dead_letters: Arc<DeadLetters>,
     /// The installed providers.
     pub providers: Arc<dyn Providers>,
     /// What seals secrets.
@@ -173,6 +177,17 @@ fn routes() -> OpenApiRouter<Shared> {
         .routes(routes!(queues::list))
         .routes(routes!(queues::dead))
         .routes(routes!(queues::drain))
+        .routes(routes!(dead_letters::list))
+        .routes(routes!(dead_letters::get))
+        .routes(routes!(dead_letters::requeue))
+        .routes(routes!(dead_letters::discard))
+        .routes(routes!(dead_letters::requeue_all))
+        .routes(routes!(dead_letters::discard_all))
+        .routes(routes!(dead_letters::list_runs))
+        .routes(routes!(dead_letters::get_run))
+        .routes(routes!(dead_letters::cancel_run))
+        .routes(routes!(jobs::list))
+        .routes(routes!(jobs::get))
         .routes(routes!(keys::create, keys::list))
         .routes(routes!(keys::revoke))
         .routes(routes!(audit::list))

@@ -171,11 +171,7 @@ impl Query {
         key: impl Fn(&T) -> String,
         view: impl FnMut(T) -> V,
     ) -> Response {
-        let next = page
-            .items
-            .last()
-            .filter(|_| page.more)
-            .map(|last| cursor(kind, &key(last)));
+        let next = page.next(key).map(|after| cursor(kind, &after));
         let items: Vec<V> = page.items.into_iter().map(view).collect();
         let link = next.as_deref().and_then(|next| self.link(next));
         let mut response = Json(Items { items, next }).into_response();
@@ -199,7 +195,11 @@ impl Query {
         }
         let more = items.len() > limit;
         items.truncate(limit);
-        Ok(Page { items, more })
+        Ok(Page {
+            items,
+            more,
+            resume: None,
+        })
     }
 
     fn link(&self, next: &str) -> Option<HeaderValue> {

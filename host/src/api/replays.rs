@@ -92,7 +92,7 @@ pub(super) struct ReplayView {
     events_seen: u64,
     /// Deliveries made due or created.
     deliveries_made: u64,
-    /// How many of them are in which state. Not in listings.
+    /// How many of them are in which state, counted up to 100,000. Not in listings.
     #[serde(skip_serializing_if = "Option::is_none")]
     outcomes: Option<BTreeMap<&'static str, u64>>,
     created_at: String,
@@ -128,7 +128,7 @@ fn scope(text: &str) -> Result<ReplayScope, ApiError> {
         .ok_or_else(|| ApiError::field("/deliveries", "give \"failed\" or \"all\""))
 }
 
-fn instant(field: &str, text: Option<&str>) -> Result<Option<Timestamp>, ApiError> {
+pub(super) fn instant(field: &str, text: Option<&str>) -> Result<Option<Timestamp>, ApiError> {
     text.map(|text| {
         parse_rfc3339(text).ok_or_else(|| {
             ApiError::field(field, "give an RFC 3339 time, as in 2026-01-31T08:00:00Z")
@@ -137,7 +137,10 @@ fn instant(field: &str, text: Option<&str>) -> Result<Option<Timestamp>, ApiErro
     .transpose()
 }
 
-fn subscription(api: &Shared, text: Option<&str>) -> Result<Option<SubscriptionId>, ApiError> {
+pub(super) fn subscription(
+    api: &Shared,
+    text: Option<&str>,
+) -> Result<Option<SubscriptionId>, ApiError> {
     let Some(text) = text else { return Ok(None) };
     let id = text.parse::<SubscriptionId>().ok();
     let known = id.filter(|id| api.snapshots.current().routes.contains_key(id));
@@ -150,7 +153,7 @@ fn subscription(api: &Shared, text: Option<&str>) -> Result<Option<SubscriptionI
 }
 
 /// Who asks and why, checked.
-fn asked(
+pub(super) fn asked(
     caller: &Caller,
     requested_by: Option<String>,
     reason: String,

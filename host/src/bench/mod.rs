@@ -34,6 +34,9 @@ use crate::child::{
     ChildError, Engines, GatewayChild, ScratchDir, listening_line, providers_allowing_loopback,
 };
 
+use crate::config::Config;
+use crate::wire;
+
 const EVENT_TYPE: &str = "bench.incident";
 
 /// What to measure.
@@ -71,6 +74,9 @@ pub struct Arguments {
     /// Measures instead so many processes over the database against one.
     #[arg(long, requires = "store_url", value_parser = clap::value_parser!(u8).range(2..=8))]
     pub workers: Option<u8>,
+    /// Deliveries of the past to put into the store before it is measured.
+    #[arg(long, default_value_t = 0, conflicts_with_all = ["disturb", "workers"], value_parser = clap::value_parser!(i64).range(0..=100_000_000))]
+    pub fill: i64,
     /// Prints the figures as JSON.
     #[arg(long)]
     pub json: bool,
@@ -93,6 +99,9 @@ pub enum BenchError {
         /// Why it failed.
         source: io::Error,
     },
+    /// The store cannot be filled.
+    #[error("the store cannot be filled: {0}")]
+    Fill(String),
     /// The gateway's promise was broken. The figures were printed.
     #[error("{lost} accepted events were lost and {invented} receipts were invented")]
     Broken {
@@ -165,6 +174,9 @@ async fn measure(arguments: &Arguments) -> Result<Report, BenchError> {
     note("starting the gateway twice: cold, then with a warm code cache");
     let (gateway, cold_start_ms) = start_gateway(scratch.path(), &providers, engines).await?;
     gateway.stop().await?;
+    if arguments.fill > 0 {
+        fill(arguments, scratch.path()).await?;
+    }
     let (gateway, warm_start_ms) = start_gateway(scratch.path(), &providers, engines).await?;
     tokio::time::sleep(Duration::from_secs(1)).await;
     let idle_rss_mib = rss_mib(&gateway).map_err(io_error("memory cannot be read"))?;
@@ -189,6 +201,19 @@ async fn measure(arguments: &Arguments) -> Result<Report, BenchError> {
         gateway_half_load: half_load,
         forwarder,
     })
+}
+
+/// While no gateway runs: the embedded store belongs to one process at a time.
+async fn fill(arguments: &Arguments, scratch: &Path) -> Result<(), BenchError> {
+    note(&format!("filling in {} deliveries", arguments.fill));
+    let mut config = Config {
+        data_dir: scratch.join("data"),
+        ..Config::default()
+    };
+    config.store.url.clone_from(&arguments.store_url);
+    wire::fill_store(&config, arguments.fill)
+        .await
+        .map_err(|error| BenchError::Fill(format!("{error:#}")))
 }
 
 /// Progress goes to stderr: stdout has the figures alone.

@@ -4,6 +4,7 @@
 
 pub mod accept;
 pub mod announcements;
+pub mod dead_letters;
 mod gates;
 pub mod key_keeping;
 pub mod migration;
@@ -11,6 +12,7 @@ pub mod open_source;
 pub mod programs;
 pub mod replay;
 mod report;
+pub mod retention;
 pub mod rotation;
 mod shares;
 pub mod snapshot;
@@ -23,10 +25,12 @@ use crate::domain::event::EventTypeName;
 use crate::domain::id::IdGenerator;
 
 pub use accept::{AcceptError, Accepter, Emit, EmittedBy};
+pub use dead_letters::DeadLetters;
 pub use migration::StoredDocuments;
 pub use open_source::OpenSource;
 pub use programs::Programs;
 pub use replay::Replayer;
+pub use retention::{Ages, Retention};
 pub use snapshot::{Edit, Snapshot, Snapshots};
 pub use worker::{Worker, WorkerConfig};
 

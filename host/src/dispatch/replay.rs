@@ -27,8 +27,8 @@ const REPLAYS_MAX: usize = 20;
 const LOOK: Duration = Duration::from_secs(2);
 /// How long the lock of a replay outlives the process that works on it.
 const LOCK: Duration = Duration::from_secs(15);
-/// Events that a dry run counts.
-const COUNTED_MAX: u64 = 10_000;
+/// Pages that a dry run counts.
+const COUNTED_PAGES_MAX: usize = 100;
 
 /// Replays events.
 pub struct Replayer {
@@ -153,8 +153,12 @@ impl Replayer {
         scope: ReplayScope,
         cursor: Option<EventId>,
     ) -> Result<Planned, StoreError> {
-        let (events, is_last) = match filter.event {
-            Some(id) => (self.store.event(id).await?.into_iter().collect(), true),
+        let (events, resume, is_last) = match filter.event {
+            Some(id) => (
+                self.store.event(id).await?.into_iter().collect(),
+                None,
+                true,
+            ),
             None => {
                 let wanted = EventFilter {
                     event_type: filter
@@ -166,10 +170,11 @@ impl Replayer {
                     until: filter.until,
                 };
                 let page = self.store.events(&wanted, cursor, PAGE).await?;
-                (page.items, !page.more)
+                let resume = page.resume.and_then(|id| id.parse().ok());
+                (page.items, resume, !page.more)
             }
         };
-        let cursor = events.last().map(|event: &Event| event.id);
+        let cursor = resume.or_else(|| events.last().map(|event: &Event| event.id));
         // The gateway's own events only for whoever asks for them.
         let names_one = filter.event.is_some() || filter.event_type.is_some();
         let events: Vec<Arc<Event>> = events
@@ -208,7 +213,7 @@ impl Replayer {
         scope: ReplayScope,
     ) -> Result<Count, StoreError> {
         let (mut count, mut cursor) = (Count::default(), None);
-        while count.events < COUNTED_MAX {
+        for _ in 0..COUNTED_PAGES_MAX {
             let planned = self.plan(filter, scope, cursor).await?;
             count.events += u64::try_from(planned.events.len()).unwrap_or(u64::MAX);
             count.deliveries += u64::try_from(planned.deliveries.len()).unwrap_or(u64::MAX);

@@ -588,6 +588,7 @@ impl Worker {
             token: leased.token,
             attempt,
             transition,
+            job: leased.job,
             at: self.clock.now(),
             entry,
         };

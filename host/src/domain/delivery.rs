@@ -1,6 +1,7 @@
 //! The delivery state machine and what is recorded of each attempt.
 //!
-//! `pending → in_flight → success | retrying → in_flight … | failed | cancelled | filtered`
+//! `pending → in_flight → success | retrying → in_flight … | failed | cancelled | filtered`, and
+//! `failed → discarded` by someone's decision
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,6 +10,7 @@ use super::audit::NewEntry;
 use super::clock::Timestamp;
 use super::event::Event;
 use super::id::{DeliveryId, EventId, SubscriptionId};
+use super::job::JobOrigin;
 use super::provider::ProviderId;
 
 /// Where a delivery stands.
@@ -28,11 +30,13 @@ pub enum DeliveryState {
     Cancelled,
     /// Its subscription's filter did not want the event at the attempt.
     Filtered,
+    /// A dead letter that someone decided to leave undelivered.
+    Discarded,
 }
 
 impl DeliveryState {
     /// Every state.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Pending,
         Self::InFlight,
         Self::Retrying,
@@ -40,6 +44,7 @@ impl DeliveryState {
         Self::Failed,
         Self::Cancelled,
         Self::Filtered,
+        Self::Discarded,
     ];
 
     /// The name in the API and in the database.
@@ -53,6 +58,7 @@ impl DeliveryState {
             Self::Failed => "failed",
             Self::Cancelled => "cancelled",
             Self::Filtered => "filtered",
+            Self::Discarded => "discarded",
         }
     }
 
@@ -67,7 +73,7 @@ impl DeliveryState {
     pub fn is_terminal(self) -> bool {
         matches!(
             self,
-            Self::Success | Self::Failed | Self::Cancelled | Self::Filtered
+            Self::Success | Self::Failed | Self::Cancelled | Self::Filtered | Self::Discarded
         )
     }
 }
@@ -114,10 +120,21 @@ pub struct Delivery {
     pub external_id: Option<String>,
     /// The last failure, sanitised.
     pub last_error: Option<String>,
+    /// Who discarded it, and why.
+    pub discarded: Option<Discarded>,
     /// When it was created.
     pub created_at: Timestamp,
     /// When it last changed.
     pub updated_at: Timestamp,
+}
+
+/// The decision to leave a dead letter undelivered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Discarded {
+    /// Whose.
+    pub by: String,
+    /// Why.
+    pub reason: String,
 }
 
 /// A delivery under lease, with all that the worker needs besides configuration.
@@ -137,6 +154,8 @@ pub struct LeasedDelivery {
     pub event: Arc<Event>,
     /// Kept from an earlier delivery of the same subscription and correlation key.
     pub external_id: Option<String>,
+    /// How it came to its worker.
+    pub job: JobOrigin,
 }
 
 /// How an attempt ended. The four kinds of failure of a guest are kept apart.
@@ -251,6 +270,8 @@ pub struct LeaseResult {
     pub attempt: Option<Attempt>,
     /// What becomes of the delivery.
     pub transition: Transition,
+    /// The lease's, for the record of the attempt.
+    pub job: JobOrigin,
     /// When the result was known.
     pub at: Timestamp,
     /// For the audit trail, when the delivery was given up.

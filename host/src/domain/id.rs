@@ -107,6 +107,11 @@ id!(
     "req"
 );
 id!(
+    /// Dead letters requeued or discarded in bulk.
+    DeadLetterRunId,
+    "dlr"
+);
+id!(
     /// A worker: one run of one gateway process.
     WorkerId,
     "wrk"

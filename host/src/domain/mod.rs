@@ -7,9 +7,11 @@
 pub mod audit;
 pub mod circuit;
 pub mod clock;
+pub mod dead_letter;
 pub mod delivery;
 pub mod event;
 pub mod id;
+pub mod job;
 pub mod key;
 pub mod marks;
 pub mod paths;

@@ -153,6 +153,7 @@ impl Parts {
             token: leased.token,
             attempt: None,
             transition,
+            job: leased.job,
             at: self.clock.now(),
             entry: None,
         };

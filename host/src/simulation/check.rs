@@ -239,7 +239,11 @@ impl Ended<'_> {
             DeliveryState::Failed => own.attempts == most || said(&[Said::No, Said::Gone]),
             DeliveryState::Cancelled => id == stage.doomed,
             DeliveryState::Filtered => id == stage.filtered,
-            DeliveryState::Pending | DeliveryState::InFlight | DeliveryState::Retrying => false,
+            // Nobody discards anything here.
+            DeliveryState::Discarded
+            | DeliveryState::Pending
+            | DeliveryState::InFlight
+            | DeliveryState::Retrying => false,
         };
         self.expect(allowed, || format!("it cannot end like this: {}", told()));
         self.expect(own.attempts <= most, || {

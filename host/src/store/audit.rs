@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 
-use super::{Accepted, Claim, Page, Received, Result, Stepped, StoreError};
+use super::{Accepted, Claim, Page, Received, Removed, Result, Stepped, StoreError};
 use crate::domain::audit::{Anchor, Broken, Entry, Follower, NewEntry};
 use crate::domain::clock::Timestamp;
 
@@ -169,6 +169,12 @@ impl Effect for Accepted {
 impl Effect for Received {
     fn is_change(&self) -> bool {
         !matches!(self, Self::StaleCatalog)
+    }
+}
+
+impl Effect for Removed {
+    fn is_change(&self) -> bool {
+        self.records > 0
     }
 }
 

@@ -26,7 +26,9 @@ use crate::domain::subscription::{Connection, SealedDocument, Subscription};
 pub mod audit;
 #[cfg(test)]
 pub mod conformance;
+mod dead_letter;
 mod ingress;
+mod job;
 #[cfg(test)]
 pub(crate) mod memory;
 mod outbox;
@@ -36,13 +38,17 @@ mod outbox;
 )]
 pub mod postgres;
 mod replay;
+mod retention;
 pub mod sqlite;
 mod vault;
 
 pub use audit::{AuditFilter, AuditLog, AuditStore};
+pub use dead_letter::DeadLetterStore;
 pub use ingress::{IngressStore, KeyedEvent, ReceiveRequest, Received, WebhookFilter};
+pub use job::{JobFilter, JobStore};
 pub use outbox::{OutboxStore, Queued, Sweep, Traffic};
 pub use replay::{ReplayStep, ReplayStore, Stepped};
+pub use retention::{Expiring, RemovalBatch, Removed, RetentionStore};
 pub use vault::{ProcessKeys, VaultStore};
 
 /// Why the store did not do what was asked.
@@ -156,8 +162,19 @@ pub enum Recorded {
 pub struct Page<T> {
     /// The rows.
     pub items: Vec<T>,
-    /// Whether there are more after the last one.
+    /// Whether there may be more after these.
     pub more: bool,
+    /// The key to go on after, where a bounded look ended before the page was full; `None`: after
+    /// the last row.
+    pub resume: Option<String>,
+}
+
+impl<T> Page<T> {
+    /// What the next page comes after, if there is one.
+    pub fn next(&self, key: impl Fn(&T) -> String) -> Option<String> {
+        let after = self.resume.clone().or_else(|| self.items.last().map(key));
+        after.filter(|_| self.more)
+    }
 }
 
 /// Which events to list.
@@ -557,7 +574,15 @@ pub struct Condition {
 /// A whole system of record.
 #[async_trait]
 pub trait Store:
-    DeliveryStore + CatalogStore + IngressStore + ReplayStore + AuditStore + VaultStore
+    DeliveryStore
+    + CatalogStore
+    + IngressStore
+    + ReplayStore
+    + DeadLetterStore
+    + JobStore
+    + RetentionStore
+    + AuditStore
+    + VaultStore
 {
     /// A round trip to the database.
     ///

@@ -83,7 +83,7 @@ pub trait ReplayStore: Send + Sync + 'static {
     /// `Unavailable`.
     async fn cancel_replay(&self, id: ReplayId, at: Timestamp) -> Result<bool>;
 
-    /// How many of a replay's deliveries are in which state.
+    /// How many of a replay's deliveries are in which state, of some hundred thousand at most.
     ///
     /// # Errors
     /// `Unavailable`, `Corrupt`.

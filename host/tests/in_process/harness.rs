@@ -16,7 +16,7 @@ use hookport::coord::Coord;
 use hookport::coord::markers::Markers;
 use hookport::coord::memory::Memory;
 use hookport::dispatch::{
-    Accepter, Ids, Programs, Replayer, Snapshots, Worker, WorkerConfig, operational,
+    Accepter, DeadLetters, Ids, Programs, Replayer, Snapshots, Worker, WorkerConfig, operational,
 };
 use hookport::domain::audit::{Actor, Author};
 use hookport::domain::clock::{Clock, Timestamp};
@@ -486,9 +486,17 @@ impl Gateway {
             clock: dyn_clock.clone(),
             wake: tokio::sync::Notify::new(),
         });
+        let dead_letters = Arc::new(DeadLetters {
+            store: store.clone(),
+            queue: queue.clone(),
+            clock: dyn_clock.clone(),
+            metrics: accepter.metrics.clone(),
+            wake: tokio::sync::Notify::new(),
+        });
         let api = Arc::new(Api {
             ingress,
             replayer,
+            dead_letters,
             trusted_proxies: Vec::new(),
             store: store.clone(),
             queue: queue.clone(),
@@ -726,7 +734,8 @@ pub fn operations() -> Vec<(String, String, Value)> {
         let path = path.strip_prefix("/api/v1").expect("the base");
         let prefix = match path.split('/').nth(1) {
             Some("events") => "evt_",
-            Some("deliveries") => "dlv_",
+            Some("deliveries" | "dead-letters") => "dlv_",
+            Some("dead-letter-runs") => "dlr_",
             Some("subscriptions") => "sub_",
             Some("connections") => "con_",
             Some("keys") => "key_",

@@ -34,6 +34,8 @@ fn roles(method: &str, path: &str) -> &'static [&'static str] {
                 "replays",
                 "cancel",
                 "drain",
+                "requeue",
+                "discard",
             ]
             .contains(&last) =>
         {

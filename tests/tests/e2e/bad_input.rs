@@ -14,12 +14,14 @@ async fn send(api: &Api, method: Method, path: &str, media_type: &str, body: Str
 }
 
 /// Every call that takes a document.
-const CALLS: [(&str, &str); 8] = [
+const CALLS: [(&str, &str); 10] = [
     ("POST", "/events"),
     ("PUT", "/event-types/incident.created"),
     ("POST", "/subscriptions"),
     ("POST", "/connections"),
     ("POST", "/keys"),
+    ("POST", "/dead-letters/requeue"),
+    ("POST", "/dead-letters/discard"),
     ("POST", "/providers/webhook/options"),
     ("PUT", "/providers/webhook/grant"),
     ("POST", "/queues/dead/drain"),

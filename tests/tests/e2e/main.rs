@@ -26,6 +26,7 @@ mod operational;
 mod process;
 mod programs;
 mod providers;
+mod records;
 mod replays;
 mod retry;
 mod routing;

@@ -48,8 +48,13 @@ pub(super) async fn worker_beside(first: &Gateway, url: &str) -> Gateway {
 
 /// Two gateways over one database.
 pub(super) async fn pair(url: &str) -> (Gateway, Gateway) {
-    let first = Gateway::start_with(setup(url)).await;
-    let mut second = Gateway::prepare(setup(url));
+    pair_with(url, |setup| setup).await
+}
+
+/// The same, set up further.
+pub(super) async fn pair_with(url: &str, further: impl Fn(Setup) -> Setup) -> (Gateway, Gateway) {
+    let first = Gateway::start_with(further(setup(url))).await;
+    let mut second = Gateway::prepare(further(setup(url)));
     second.take_admin_key(&first.admin_key());
     second.restart().await;
     (first, second)

@@ -9,6 +9,7 @@ use crate::coord::memory::Memory;
 use crate::domain::clock::Clock;
 use crate::domain::delivery::FencingToken;
 use crate::domain::event::{Event, EventPattern, EventTypeName};
+use crate::domain::job::{JobOrigin, JobQueue, Trigger};
 use crate::domain::provider::ProviderId;
 use crate::domain::subscription::{RatePeriod, SealedDocument, Subscription};
 use crate::store::Catalog;
@@ -107,6 +108,12 @@ fn leased(count: usize) -> Vec<LeasedDelivery> {
         attempt: 1,
         event: Arc::new(event),
         external_id: None,
+        job: JobOrigin {
+            queue: JobQueue::Store,
+            trigger: Trigger::Ingest,
+            queued_at: Timestamp(0),
+            worker: ulid::Ulid(1).into(),
+        },
     };
     vec![one; count]
 }

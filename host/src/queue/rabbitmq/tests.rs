@@ -156,6 +156,7 @@ async fn a_message_whose_answer_is_lost_comes_again_and_finds_nothing_to_do() {
         token: leased[0].token,
         attempt: None,
         transition: Transition::Success { external_id: None },
+        job: leased[0].job,
         at: SystemClock.now(),
         entry: None,
     };

@@ -1,6 +1,8 @@
 //! Inbound webhooks and sources.
 
+use super::records::remove;
 use super::*;
+use crate::store::Expiring;
 
 fn webhook(fixture: &Fixture, source: SourceId, at: Timestamp) -> InboundWebhook {
     InboundWebhook {
@@ -316,4 +318,26 @@ pub(crate) async fn sources_come_back_as_they_were_put_and_names_are_unique(stor
     assert!(matches!(refused, StoreError::Conflict(_)), "{refused}");
     assert!(store.delete_source(source.id).await.expect("deleted"));
     assert!(!store.delete_source(source.id).await.expect("gone"));
+}
+
+pub(crate) async fn old_webhooks_and_their_keys_are_removed(store: &dyn Store) {
+    let fixture = Fixture::new();
+    let (subscription, _) = fixture.one(store).await;
+    let source = fixture.id(T0);
+    let later = T0.plus(LEASE);
+    let receive = async |at, key| {
+        let webhook = webhook(&fixture, source, at);
+        let id = webhook.id;
+        let request = request(&fixture, store, subscription.id, webhook, key).await;
+        (id, done(store.receive(request).await.expect("received")).0)
+    };
+    let (old, _) = receive(T0, "s:1").await;
+    let (young, _) = receive(later, "s:2").await;
+    assert_eq!(remove(store, Expiring::Webhooks, later).await, 1);
+    assert_eq!(store.webhook(old).await.expect("reads"), None);
+    assert!(store.webhook(young).await.expect("reads").is_some());
+    assert_eq!(receive(later, "s:1").await.1, WebhookState::Duplicate);
+    assert_eq!(remove(store, Expiring::InboundKeys, later).await, 1);
+    assert_eq!(receive(later, "s:1").await.1, WebhookState::Accepted);
+    assert_eq!(receive(later, "s:2").await.1, WebhookState::Duplicate);
 }

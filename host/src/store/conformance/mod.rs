@@ -36,6 +36,7 @@ mod ingress;
 mod lease;
 mod listing;
 mod outbox;
+mod records;
 mod replay;
 mod vault;
 
@@ -47,6 +48,7 @@ pub(crate) use ingress::*;
 pub(crate) use lease::*;
 pub(crate) use listing::*;
 pub(crate) use outbox::*;
+pub(crate) use records::*;
 pub(crate) use replay::*;
 pub(crate) use vault::*;
 
@@ -78,6 +80,17 @@ macro_rules! cases {
             what_a_process_says_of_its_keys_is_known_until_it_is_gone,
             a_replay_makes_due_what_failed_and_each_page_once,
             a_replay_creates_deliveries_under_the_current_catalogue_only,
+            dead_letters_are_listed_by_failure_and_filtered,
+            a_requeued_dead_letter_has_a_full_round_and_only_where_it_can_go,
+            a_discarded_dead_letter_is_at_its_end,
+            a_run_goes_through_dead_letters_once_whoever_carries_it_out,
+            jobs_tell_what_made_them_due_and_who_did_them,
+            jobs_are_filtered_and_paged,
+            what_is_old_and_at_its_end_is_removed_and_nothing_else,
+            what_a_replay_needs_stays_until_it_has_gone_through_it,
+            old_idempotency_keys_are_removed,
+            old_webhooks_and_their_keys_are_removed,
+            a_duty_is_one_process_s_at_a_time,
             a_claim_takes_the_oldest_up_to_its_limit,
             the_oldest_that_is_due_says_how_long_work_waits,
             a_claim_passes_over_subscriptions_without_room,
@@ -310,6 +323,7 @@ fn result(leased: &LeasedDelivery, outcome: Outcome, transition: Transition) -> 
         token: leased.token,
         attempt: Some(attempt(outcome, outcome.as_str())),
         transition,
+        job: leased.job,
         at: T0,
         entry: None,
     }

@@ -56,6 +56,7 @@ pub(crate) async fn a_replay_makes_due_what_failed_and_each_page_once(store: &dy
         token: leased.token,
         attempt: None,
         transition: Transition::Failed,
+        job: leased.job,
         at: T0,
         entry: None,
     };

@@ -10,6 +10,7 @@ use super::tables::{Row, Tables};
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{DeliveryState, FencingToken, LeasedDelivery};
 use crate::domain::id::{DeliveryId, SubscriptionId};
+use crate::domain::job::{JobOrigin, JobQueue, Trigger};
 use crate::store::{CatalogEpoch, Claim, ClaimRequest};
 
 /// Due deliveries that are looked at before subscriptions are.
@@ -136,11 +137,15 @@ impl Tables {
 
     fn lease(&mut self, id: DeliveryId, request: &ClaimRequest) -> Option<LeasedDelivery> {
         let why = Why::Claimed(request.now);
+        let lapsed = self.rows.get(&id)?.delivery.state == DeliveryState::InFlight;
         let until = Some(request.lease_until);
         self.shift(id, why, DeliveryState::InFlight, until, request.now);
         let row = self.rows.get_mut(&id)?;
         row.token = FencingToken(row.token.0 + 1);
         row.worker = Some(request.worker);
+        if lapsed {
+            row.trigger = Trigger::Sweep;
+        }
         let event = self.events.get(&row.delivery.event_id)?.clone();
         let subscription_id = row.delivery.subscription_id;
         let key = event.correlation_key.clone();
@@ -153,6 +158,12 @@ impl Tables {
             attempt: row.delivery.attempts + 1,
             event,
             external_id: external_id.cloned(),
+            job: JobOrigin {
+                queue: JobQueue::Store,
+                trigger: row.trigger,
+                queued_at: row.queued_at,
+                worker: request.worker,
+            },
         })
     }
 }

@@ -36,9 +36,12 @@ use crate::domain::subscription::{Connection, Subscription};
 
 mod audit;
 mod claim;
+mod dead_letter;
 mod defect;
+mod job;
 mod journal;
 mod records;
+mod retention;
 mod tables;
 mod way;
 
@@ -178,7 +181,21 @@ fn page<K: Ord + Copy, T>(
         .collect();
     let more = items.len() > limit;
     items.truncate(limit);
-    Page { items, more }
+    Page {
+        items,
+        more,
+        resume: None,
+    }
+}
+
+fn outcomes<'r>(rows: impl Iterator<Item = &'r Row>) -> Outcomes {
+    let states: Vec<DeliveryState> = rows.map(|row| row.delivery.state).collect();
+    let count = |state| states.iter().filter(|found| **found == state).count();
+    let counts = DeliveryState::ALL.map(|state| (state, count(state)));
+    let counts = counts.into_iter().filter(|(_, count)| *count > 0);
+    counts
+        .map(|(state, count)| (state, u64::try_from(count).unwrap_or(u64::MAX)))
+        .collect()
 }
 
 fn within(at: Timestamp, from: Option<Timestamp>, until: Option<Timestamp>) -> bool {
@@ -238,7 +255,7 @@ impl DeliveryStore for MemoryStore {
     }
 
     async fn release_all(&self, at: Timestamp) -> Result<u64> {
-        self.transact(move |tables, _| Ok(tables.release(at, |_| true)))
+        self.transact(move |tables, _| Ok(tables.sweep(at, |_| true)))
             .await
     }
 
@@ -584,13 +601,7 @@ impl ReplayStore for MemoryStore {
     async fn replay_outcomes(&self, id: ReplayId) -> Result<Outcomes> {
         self.transact(move |tables, _| {
             let own = tables.rows.values().filter(|row| row.replay == Some(id));
-            let states: Vec<DeliveryState> = own.map(|row| row.delivery.state).collect();
-            let count = |state| states.iter().filter(|found| **found == state).count();
-            let counts = DeliveryState::ALL.map(|state| (state, count(state)));
-            let counts = counts.into_iter().filter(|(_, count)| *count > 0);
-            Ok(counts
-                .map(|(state, count)| (state, u64::try_from(count).unwrap_or(u64::MAX)))
-                .collect())
+            Ok(outcomes(own))
         })
         .await
     }

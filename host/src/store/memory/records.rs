@@ -6,6 +6,7 @@ use crate::domain::clock::Timestamp;
 use crate::domain::delivery::DeliveryState;
 use crate::domain::event::{EventType, EventTypeName};
 use crate::domain::id::{ConnectionId, DeliveryId, EventId, KeyId, SourceId, SubscriptionId};
+use crate::domain::job::Trigger;
 use crate::domain::key::ApiKey;
 use crate::domain::replay::{ReplayScope, ReplayState};
 use crate::domain::source::{Rejection, Source, WebhookState};
@@ -206,8 +207,8 @@ impl Tables {
         let at = request.webhook.received_at;
         let (mut ids, mut fresh): (Vec<EventId>, _) = (Vec::new(), Vec::new());
         for keyed in &request.events {
-            let id = self.inbound_keys.entry(keyed.key.clone());
-            let id = *id.or_insert(keyed.event.id);
+            let taken = self.inbound_keys.entry(keyed.key.clone());
+            let (id, _) = *taken.or_insert((keyed.event.id, at));
             ids.push(id);
             if id == keyed.event.id {
                 fresh.push(keyed.event.clone());
@@ -273,9 +274,13 @@ impl Tables {
         if step.is_last {
             replay.state = ReplayState::Done;
         }
-        let mut made = step.deliveries.len();
+        let mut made = 0;
         for new in &step.deliveries {
-            self.create(new, Some(replay.id), step.at);
+            // Its event may have been removed for its age since the page was planned.
+            if self.events.contains_key(&new.event_id) {
+                self.create(new, Some(replay.id), step.at);
+                made += 1;
+            }
         }
         if replay.scope == ReplayScope::Failed {
             let only = replay.filter.subscription;
@@ -284,14 +289,17 @@ impl Tables {
                     let subscription = self.rows[&id].delivery.subscription_id;
                     if self.is_enabled(subscription) {
                         let due = (!self.is_paused(subscription)).then_some(step.at);
-                        self.begin_round(id, Some(replay.id), due, step.at);
+                        self.begin_round(id, Trigger::Replay, due, step.at);
+                        if let Some(row) = self.rows.get_mut(&id) {
+                            (row.replay, row.run) = (Some(replay.id), None);
+                        }
                         made += 1;
                     }
                 }
             }
         }
         replay.events += u64::try_from(step.events.len()).unwrap_or(u64::MAX);
-        replay.deliveries += u64::try_from(made).unwrap_or(u64::MAX);
+        replay.deliveries += made;
         replay.updated_at = step.at;
         self.replays.insert(replay.id, replay.clone());
         Stepped::Written(Box::new(replay))

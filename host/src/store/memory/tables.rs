@@ -9,14 +9,16 @@ use super::journal::{Change, Journal, Why};
 use crate::domain::audit::Entry;
 use crate::domain::circuit::OpenCircuit;
 use crate::domain::clock::Timestamp;
+use crate::domain::dead_letter::DeadLetterRun;
 use crate::domain::delivery::{
     Attempt, Delivery, DeliveryState, FencingToken, LeaseResult, NewDelivery, Outcome, Transition,
 };
 use crate::domain::event::{Event, EventType};
 use crate::domain::id::{
-    ConnectionId, DeliveryId, EventId, KeyId, ReplayId, SourceId, SubscriptionId, WebhookId,
-    WorkerId,
+    ConnectionId, DeadLetterRunId, DeliveryId, EventId, KeyId, ReplayId, SourceId, SubscriptionId,
+    WebhookId, WorkerId,
 };
+use crate::domain::job::{JobOrigin, Trigger};
 use crate::domain::key::ApiKey;
 use crate::domain::provider::ProviderId;
 use crate::domain::replay::Replay;
@@ -34,7 +36,14 @@ pub(crate) struct Row {
     pub(crate) token: FencingToken,
     pub(crate) worker: Option<WorkerId>,
     pub(crate) replay: Option<ReplayId>,
+    /// The dead letter run that requeued it.
+    pub(super) run: Option<DeadLetterRunId>,
+    /// What made it due, and when that was.
+    pub(super) trigger: Trigger,
+    pub(super) queued_at: Timestamp,
     pub(crate) attempts: Vec<Attempt>,
+    /// How each attempt came to its worker.
+    pub(super) origins: Vec<JobOrigin>,
 }
 
 impl Row {
@@ -49,8 +58,12 @@ impl Row {
     }
 }
 
-/// An idempotency key's body hash and events.
-type Taken = ([u8; 32], Vec<EventId>);
+/// What an idempotency key was taken for.
+pub(super) struct Taken {
+    body_hash: [u8; 32],
+    events: Vec<EventId>,
+    pub(super) at: Timestamp,
+}
 
 /// Everything.
 #[derive(Default)]
@@ -68,9 +81,13 @@ pub(crate) struct Tables {
     pub(super) idempotency: BTreeMap<(String, String), Taken>,
     pub(super) external_ids: BTreeMap<(SubscriptionId, Arc<str>), String>,
     pub(super) webhooks: BTreeMap<WebhookId, InboundWebhook>,
-    pub(super) inbound_keys: BTreeMap<String, EventId>,
+    /// The event of each key, and when it was taken.
+    pub(super) inbound_keys: BTreeMap<String, (EventId, Timestamp)>,
     pub(super) rejections: Vec<Rejection>,
     pub(crate) replays: BTreeMap<ReplayId, Replay>,
+    pub(super) runs: BTreeMap<DeadLetterRunId, DeadLetterRun>,
+    /// Who does what for all, and until when.
+    pub(super) duties: BTreeMap<&'static str, (WorkerId, Timestamp)>,
     pub(super) seen: BTreeMap<WorkerId, Timestamp>,
     pub(super) trail: Vec<Entry>,
     pub(super) process_keys: BTreeMap<WorkerId, (ProcessKeys, Timestamp)>,
@@ -150,19 +167,23 @@ impl Tables {
         let key = request.idempotency.as_ref();
         let key = key.map(|key| ((key.scope.clone(), key.key.clone()), key.body_hash));
         if let Some((key, body_hash)) = &key
-            && let Some((taken_for, events)) = self.idempotency.get(key)
+            && let Some(taken) = self.idempotency.get(key)
             && !self.has(Defect::ForgetsIdempotencyKeys)
         {
-            return Ok(if taken_for == body_hash {
-                Accepted::Duplicate(events.clone())
+            return Ok(if taken.body_hash == *body_hash {
+                Accepted::Duplicate(taken.events.clone())
             } else {
                 Accepted::KeyReused
             });
         }
         self.insert(&request.events, &request.deliveries, request.at)?;
         if let Some((key, body_hash)) = key {
-            let ids = request.events.iter().map(|event| event.id).collect();
-            self.idempotency.insert(key, (body_hash, ids));
+            let taken = Taken {
+                body_hash,
+                events: request.events.iter().map(|event| event.id).collect(),
+                at: request.at,
+            };
+            self.idempotency.insert(key, taken);
         }
         Ok(Accepted::New)
     }
@@ -204,6 +225,7 @@ impl Tables {
             due_at: Some(at),
             external_id: None,
             last_error: None,
+            discarded: None,
             created_at: at,
             updated_at: at,
         };
@@ -224,7 +246,14 @@ impl Tables {
             token: FencingToken(0),
             worker: None,
             replay,
+            run: None,
+            trigger: match replay {
+                None => Trigger::Ingest,
+                Some(_) => Trigger::Replay,
+            },
+            queued_at: at,
             attempts: Vec::new(),
+            origins: Vec::new(),
         };
         self.rows.insert(new.id, row);
     }
@@ -273,7 +302,19 @@ impl Tables {
             row.delivery.external_id.clone_from(&external_id);
         }
         row.delivery.last_error = None;
+        let (goes_on, due_at) = match result.transition {
+            Transition::RetryAt(at) => (true, at),
+            Transition::Parked => (true, result.at),
+            _ => (false, result.at),
+        };
+        if goes_on {
+            row.queued_at = due_at;
+        }
         if let Some(attempt) = &result.attempt {
+            row.origins.push(result.job);
+            if goes_on {
+                row.trigger = Trigger::Retry;
+            }
             let number = row.attempts.len() + 1 + usize::from(skips_number);
             row.attempts.push(Attempt {
                 number: u32::try_from(number).unwrap_or(u32::MAX),
@@ -294,6 +335,22 @@ impl Tables {
 
     /// Makes what is in flight due again, where `which` says so. Returns how many that were.
     pub(super) fn release(&mut self, at: Timestamp, which: impl Fn(&Row) -> bool) -> u64 {
+        let released = self.let_go(at, which);
+        u64::try_from(released.len()).unwrap_or(u64::MAX)
+    }
+
+    /// The same of whoever is gone.
+    pub(super) fn sweep(&mut self, at: Timestamp, which: impl Fn(&Row) -> bool) -> u64 {
+        let released = self.let_go(at, which);
+        for id in &released {
+            if let Some(row) = self.rows.get_mut(id) {
+                row.trigger = Trigger::Sweep;
+            }
+        }
+        u64::try_from(released.len()).unwrap_or(u64::MAX)
+    }
+
+    fn let_go(&mut self, at: Timestamp, which: impl Fn(&Row) -> bool) -> Vec<DeliveryId> {
         let reopens = self.has(Defect::ReopensWhatEnded);
         let leased = self.rows.iter().filter(|(_, row)| {
             (row.delivery.state == DeliveryState::InFlight || reopens && !row.is_open())
@@ -309,7 +366,7 @@ impl Tables {
             };
             self.shift(*id, Why::Released, to, Some(at), at);
         }
-        u64::try_from(leased.len()).unwrap_or(u64::MAX)
+        leased.into_iter().map(|(id, _)| id).collect()
     }
 
     pub(super) fn retry(&mut self, id: DeliveryId, at: Timestamp) -> Result<Option<Delivery>> {
@@ -318,7 +375,12 @@ impl Tables {
             Some(DeliveryState::InFlight) => {
                 return Err(StoreError::Conflict("the delivery is in flight".to_owned()));
             }
-            Some(_) => self.begin_round(id, None, Some(at), at),
+            Some(DeliveryState::Discarded) => {
+                return Err(StoreError::Conflict(
+                    "the delivery was discarded".to_owned(),
+                ));
+            }
+            Some(_) => self.begin_round(id, Trigger::Manual, Some(at), at),
         }
         Ok(self.rows.get(&id).map(|row| row.delivery.clone()))
     }
@@ -327,14 +389,15 @@ impl Tables {
     pub(super) fn begin_round(
         &mut self,
         id: DeliveryId,
-        replay: Option<ReplayId>,
+        trigger: Trigger,
         due_at: Option<Timestamp>,
         at: Timestamp,
     ) {
         self.shift(id, Why::Asked, DeliveryState::Pending, due_at, at);
         if let Some(row) = self.rows.get_mut(&id) {
             row.delivery.attempts = 0;
-            row.replay = replay.or(row.replay);
+            row.trigger = trigger;
+            row.queued_at = at;
         }
     }
 
@@ -355,7 +418,7 @@ impl Tables {
         if self.has(Defect::LeasesForEver) {
             return 0;
         }
-        self.release(now, |row| {
+        self.sweep(now, |row| {
             row.worker.is_some_and(|worker| dead.contains(&worker))
         })
     }

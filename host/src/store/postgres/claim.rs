@@ -9,11 +9,12 @@ use sqlx::{PgConnection, Row as _};
 
 use super::lanes::{self, Cursor, in_order};
 use super::outbox;
-use super::row::{IN_FLIGHT, event_from_row, parse, unsigned};
+use super::row::{IN_FLIGHT, event_from_row, parse, trigger_of, unsigned};
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{FencingToken, LeasedDelivery};
 use crate::domain::event::Event;
 use crate::domain::id::{DeliveryId, EventId, SubscriptionId};
+use crate::domain::job::{JobOrigin, JobQueue, Trigger};
 use crate::domain::provider::ProviderId;
 use crate::store::{Claim, ClaimRequest, Result, StoreError};
 
@@ -26,16 +27,17 @@ macro_rules! lease {
             "WITH picked AS MATERIALIZED (",
             $picked,
             " FOR UPDATE OF d SKIP LOCKED) \
-             UPDATE deliveries l SET state = $1, due_at = $2, token = l.token + 1, worker = $3, updated_at = $4",
+             UPDATE deliveries l SET state = $1, due_at = $2, token = l.token + 1, worker = $3, updated_at = $4, \
+               trigger = CASE l.state WHEN 2 THEN 3 ELSE l.trigger END",
             $holder,
             " \
              FROM picked WHERE l.id = picked.id \
-             RETURNING l.id, l.event_id, l.subscription_id, l.provider, l.token, l.attempts"
+             RETURNING l.id, l.event_id, l.subscription_id, l.provider, l.token, l.attempts, l.trigger, COALESCE(l.queued_at, l.created_at), l.replay_id IS NOT NULL"
         )
     };
 }
 
-/// In flight with a lapsed lease counts as due: its worker is gone.
+/// In flight with a lapsed lease counts as due: its worker is gone, and this claim is the sweep.
 const LEASE_OLDEST: &str = lease!(concat!(
     "SELECT d.id FROM deliveries d WHERE d.due_at IS NOT NULL AND d.queued_for IS NULL AND d.due_at <= $4 AND ",
     in_order!(),
@@ -63,6 +65,15 @@ const EXTERNAL_IDS: &str = "SELECT x.subscription_id, x.correlation_key, x.exter
      JOIN unnest($1::text[], $2::text[]) AS k (subscription_id, correlation_key) \
      ON x.subscription_id = k.subscription_id AND x.correlation_key = k.correlation_key";
 
+/// How a claim came to a delivery.
+#[derive(Clone, Copy)]
+enum Found {
+    /// By looking.
+    InStore,
+    /// A broker told of it.
+    Told,
+}
+
 /// A leased row before its event is known.
 struct Leased {
     id: DeliveryId,
@@ -71,6 +82,9 @@ struct Leased {
     provider: ProviderId,
     token: FencingToken,
     attempt: u32,
+    trigger: Trigger,
+    queued_at: Timestamp,
+    is_replay: bool,
 }
 
 /// The statement with the parameters that all of them have.
@@ -136,7 +150,7 @@ pub(super) async fn write(
     cursor: &mut Cursor,
 ) -> Result<Claim> {
     let (rows, more) = lease(connection, request, cursor).await?;
-    let leased = loaded(connection, &rows).await?;
+    let leased = loaded(connection, request, &rows, Found::InStore).await?;
     let (next_due, held_back) = outlook(connection, request.now, more).await?;
     Ok(Claim {
         leased,
@@ -158,7 +172,7 @@ pub(super) async fn write_of(
         .bind(&told)
         .fetch_all(&mut *connection)
         .await?;
-    let leased = loaded(connection, &rows).await?;
+    let leased = loaded(connection, &request, &rows, Found::Told).await?;
     let rest: Vec<String> = told
         .into_iter()
         .zip(&ids)
@@ -180,7 +194,12 @@ pub(super) async fn write_of(
 }
 
 /// Rows that were leased, with their events, in the order of their ids.
-async fn loaded(connection: &mut PgConnection, rows: &[PgRow]) -> Result<Vec<LeasedDelivery>> {
+async fn loaded(
+    connection: &mut PgConnection,
+    request: &ClaimRequest,
+    rows: &[PgRow],
+    found: Found,
+) -> Result<Vec<LeasedDelivery>> {
     let mut leased = rows
         .iter()
         .map(|row| {
@@ -192,6 +211,9 @@ async fn loaded(connection: &mut PgConnection, rows: &[PgRow]) -> Result<Vec<Lea
                 provider: super::row::provider(row.try_get(3)?)?,
                 token: FencingToken(row.try_get(4)?),
                 attempt: attempts.saturating_add(1),
+                trigger: trigger_of(row.try_get(6)?)?,
+                queued_at: Timestamp(row.try_get(7)?),
+                is_replay: row.try_get(8)?,
             })
         })
         .collect::<Result<Vec<_>>>()?;
@@ -216,6 +238,16 @@ async fn loaded(connection: &mut PgConnection, rows: &[PgRow]) -> Result<Vec<Lea
                 attempt: leased.attempt,
                 event: event.clone(),
                 external_id: key.and_then(|key| external_ids.get(&key).cloned()),
+                job: JobOrigin {
+                    queue: match (found, leased.is_replay) {
+                        (Found::InStore, _) => JobQueue::Store,
+                        (Found::Told, false) => JobQueue::Process,
+                        (Found::Told, true) => JobQueue::Replay,
+                    },
+                    trigger: leased.trigger,
+                    queued_at: leased.queued_at,
+                    worker: request.worker,
+                },
             })
         })
         .collect::<Result<Vec<_>>>()

@@ -27,12 +27,39 @@ pub(super) const NOW_MS: &str = "(extract(epoch FROM clock_timestamp()) * 1000):
 pub(super) const ANNOUNCE: Option<&str> = Some("NOTIFY hookport_due");
 /// Whether migrations were ever applied.
 pub(super) const IS_MIGRATED: &str = "SELECT to_regclass('_sqlx_migrations') IS NOT NULL";
+pub(super) const FOR_UPDATE: &str = " ORDER BY id FOR UPDATE";
+pub(super) const FOR_KEY_SHARE: &str = " ORDER BY id FOR KEY SHARE";
+/// The numbers from the first parameter to the second, as `n`.
+pub(super) const SERIES: &str = "SELECT generate_series($1::bigint, $2::bigint) AS n";
+pub(super) const PADDED: &str = "lpad(({number})::text, 16, '0')";
 pub(super) const CANCEL_QUEUED: &str = "UPDATE deliveries SET state = 5, due_at = NULL, updated_at = $1 WHERE subscription_id = $2 AND state <= 2 AND state <> 2";
 pub(super) const UNPARK: &str = "UPDATE deliveries SET due_at = $1, queued_for = queued_for * 0, updated_at = $1 WHERE subscription_id = $2 AND state <= 2 AND due_at IS NULL";
 pub(super) const WITH_WORK_LEFT: &str = " AND state <= 2";
 pub(super) const BACKLOG: &str = "SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE state <= 2 AND due_at IS NOT NULL LIMIT $1) AS waiting";
 pub(super) const FORGET_REJECTIONS: &str = "DELETE FROM source_rejections WHERE source_id = $1 AND number NOT IN (SELECT number FROM source_rejections WHERE source_id = $1 ORDER BY number DESC LIMIT $2)";
 pub(super) const REJECTIONS: &str = "SELECT at, remote_address, reason FROM source_rejections WHERE source_id = $1 ORDER BY number DESC";
+
+#[cfg(test)]
+pub(super) const EXPLAIN: &str = "EXPLAIN";
+#[cfg(test)]
+pub(super) const PLAN_COLUMN: usize = 0;
+#[cfg(test)]
+pub(super) const SCANS: [&str; 3] = [
+    "Seq Scan on deliveries",
+    "Seq Scan on events",
+    "Seq Scan on attempts",
+];
+#[cfg(test)]
+pub(super) const SORTS: [&str; 1] = ["Sort"];
+
+/// What autovacuum does in time, at once.
+pub(super) async fn tidy(readers: &PgPool) -> Result<()> {
+    let mut connection = readers.acquire().await?.detach();
+    for statement in ["SET statement_timeout = 0", "VACUUM ANALYZE"] {
+        sqlx::raw_sql(statement).execute(&mut connection).await?;
+    }
+    Ok(())
+}
 
 /// Runs `template` for all `rows`, which stand where it has `{rows}`; returns how many rows of the
 /// table that touched. They travel as an array a column, so that any number of them is one statement.

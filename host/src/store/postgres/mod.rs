@@ -9,9 +9,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use sqlx::PgPool;
+use futures_util::future::BoxFuture;
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
+use sqlx::{PgConnection, PgPool};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
@@ -55,16 +56,31 @@ mod batch;
 mod catalog;
 #[path = "../sql/circuit.rs"]
 mod circuit;
+#[path = "../sql/dead_letter.rs"]
+mod dead_letter;
+#[path = "../sql/fill.rs"]
+mod fill;
 #[path = "../sql/flow.rs"]
 mod flow;
 #[path = "../sql/ingress.rs"]
 mod ingress;
+#[path = "../sql/job.rs"]
+mod job;
+#[path = "../sql/listing.rs"]
+mod listing;
+#[cfg(test)]
+#[path = "../sql/plans.rs"]
+mod plans;
 #[path = "../sql/query.rs"]
 mod query;
 #[path = "../sql/record.rs"]
 mod record;
+#[path = "../sql/records.rs"]
+mod records;
 #[path = "../sql/replay.rs"]
 mod replay;
+#[path = "../sql/retention.rs"]
+mod retention;
 #[path = "../sql/row.rs"]
 mod row;
 #[path = "../sql/source.rs"]
@@ -224,6 +240,20 @@ impl PostgresStore {
     pub async fn migrate(url: &str) -> std::result::Result<(), OpenError> {
         migrations().run(&pool(options(url)?)).await?;
         Ok(())
+    }
+}
+
+impl PostgresStore {
+    /// Runs `task` in a transaction beside those of the writers: what is accepted does not wait for
+    /// it.
+    async fn beside<T, F>(&self, task: F) -> Result<T>
+    where
+        F: for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, Result<T>>,
+    {
+        let mut transaction = self.readers.begin().await?;
+        let value = task(&mut transaction).await?;
+        transaction.commit().await?;
+        Ok(value)
     }
 }
 
@@ -674,6 +704,14 @@ mod tests {
             let error = refused.expect_err(statement).to_string();
             assert!(error.contains("audit trail"), "{statement}: {error}");
         }
+    }
+
+    #[tokio::test]
+    async fn hot_queries_use_their_indexes() {
+        let (_server, store) = open_fresh().await;
+        let filled = store.fill(plans::DELIVERIES, plans::UNTIL).await;
+        filled.expect("fills");
+        plans::check(&store.readers).await;
     }
 
     #[tokio::test]

@@ -15,8 +15,8 @@ const SETTLE: &str = concat!(
     "WITH v AS MATERIALIZED ({rows}), settled AS (",
     settle_from!("v"),
     " RETURNING deliveries.id, deliveries.attempts_total), \
-     logged AS (INSERT INTO attempts (delivery_id, number, started_at, latency_us, outcome, http_status, provider_version, message, logs) \
-       SELECT s.id, s.attempts_total, v.column10, v.column11, v.column12, v.column13, v.column14, v.column15, v.column16 \
+     logged AS (INSERT INTO attempts (delivery_id, number, started_at, latency_us, outcome, http_status, provider_version, message, logs, trigger, queue, worker, queued_at) \
+       SELECT s.id, s.attempts_total, v.column10, v.column11, v.column12, v.column13, v.column14, v.column15, v.column16, v.column17, v.column18, v.column19, v.column20 \
        FROM v JOIN settled s ON s.id = v.column1 WHERE v.column5 = 1) \
      SELECT id FROM settled"
 );
@@ -26,12 +26,12 @@ pub(super) async fn write(
     connection: &mut DbConnection,
     results: &[&LeaseResult],
 ) -> Result<Option<HashSet<String>>> {
-    let rows: Vec<[Cell<'_>; 16]> = results
+    let rows: Vec<[Cell<'_>; 20]> = results
         .iter()
         .map(|result| {
             let [a, b, c, d, e, f, g, h, i] = outcome(result);
-            let [j, k, l, m, n, o, p] = match &result.attempt {
-                Some(attempt) => logged(attempt),
+            let [j, k, l, m, n, o, p, q, r, s, t] = match &result.attempt {
+                Some(attempt) => logged(result, attempt),
                 None => [
                     Cell::Number(None),
                     Cell::Number(None),
@@ -40,9 +40,13 @@ pub(super) async fn write(
                     Cell::Text(None),
                     Cell::Text(None),
                     Cell::Text(None),
+                    Cell::Number(None),
+                    Cell::Number(None),
+                    Cell::Text(None),
+                    Cell::Number(None),
                 ],
             };
-            [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]
+            [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r, s, t]
         })
         .collect();
     let rows = read_rows(connection, SETTLE, &rows).await?;

@@ -30,7 +30,7 @@ pub(super) async fn keep_alive(
         return Ok(0);
     }
     let released = sqlx::query(sqlx::AssertSqlSafe(format!(
-        "UPDATE deliveries SET state = CASE attempts WHEN 0 THEN $1 ELSE $2 END, due_at = {NOW_MS}, queued_for = queued_for * 0, worker = NULL, updated_at = {NOW_MS} \
+        "UPDATE deliveries SET state = CASE attempts WHEN 0 THEN $1 ELSE $2 END, due_at = {NOW_MS}, queued_for = queued_for * 0, worker = NULL, updated_at = {NOW_MS}, trigger = 3 \
          WHERE state <= 2 AND state = $3 AND due_at IS NOT NULL AND worker = ANY($4)"
     )))
     .bind(PENDING)

@@ -11,9 +11,6 @@ use crate::store::{AcceptRequest, Accepted, IdempotencyKey, Result};
 const INSERT_EVENTS: &str = "INSERT INTO events (id, event_type, payload, occurred_at, received_at, correlation_key, system_ids, trace_parent) {rows}";
 const INSERT_DELIVERIES: &str = "INSERT INTO deliveries (id, event_id, event_type, subscription_id, provider, state, due_at, ordering_key, created_at, updated_at, queued_for) {rows}";
 
-/// How long a key is remembered at least, in milliseconds.
-const KEY_AGE_MIN_MS: i64 = 48 * 60 * 60 * 1_000;
-
 pub(super) async fn write(
     connection: &mut DbConnection,
     requests: &[&AcceptRequest],
@@ -60,11 +57,6 @@ async fn take_key(
     if taken.rows_affected() == 0 {
         return earlier(connection, key).await;
     }
-    // A few old ones go with every new one, so that the table needs no sweep of its own.
-    sqlx::query("DELETE FROM idempotency_keys WHERE (scope, key) IN (SELECT scope, key FROM idempotency_keys WHERE created_at < $1 ORDER BY created_at LIMIT 4)")
-        .bind(request.at.0 - KEY_AGE_MIN_MS)
-        .execute(&mut *connection)
-        .await?;
     Ok(Accepted::New)
 }
 

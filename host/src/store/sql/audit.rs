@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use sqlx::{QueryBuilder, Row as _};
 
 use super::dialect::{self, Backend, Db, DbConnection, DbPool, DbRow};
+use super::listing;
 use super::row::corrupt;
 use crate::domain::audit::{Actor, ActorKind, Anchor, Author, Entry, EntryHash, NewEntry};
 use crate::domain::clock::Timestamp;
@@ -214,12 +215,5 @@ pub(super) async fn list(
     let more = i64::try_from(limit).unwrap_or(i64::MAX).saturating_add(1);
     query.push(" ORDER BY seq DESC LIMIT ").push_bind(more);
     let rows = query.build().fetch_all(readers).await?;
-    Ok(Page {
-        items: rows
-            .iter()
-            .take(limit)
-            .map(entry_from_row)
-            .collect::<Result<_>>()?,
-        more: rows.len() > limit,
-    })
+    listing::page(&rows, limit, None, entry_from_row)
 }

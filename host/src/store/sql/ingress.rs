@@ -4,6 +4,7 @@ use sqlx::{QueryBuilder, Row as _};
 
 use super::accept;
 use super::dialect::{self, Db, DbConnection, DbPool, DbRow};
+use super::listing;
 use super::row::{corrupt, json, parse};
 use crate::domain::clock::Timestamp;
 use crate::domain::id::{EventId, SourceId, WebhookId};
@@ -12,9 +13,6 @@ use crate::store::{
     AcceptRequest, Page, ReceiveRequest, Received, Result, StoreError, WebhookFilter,
 };
 
-/// How long a webhook and the keys of its events are kept at least, in milliseconds: longer than
-/// any sender goes on repeating.
-const AGE_MIN_MS: i64 = 30 * 24 * 60 * 60 * 1_000;
 /// Rejections kept of one source.
 const REJECTIONS_MAX: i64 = 50;
 const COLUMNS: &str =
@@ -89,7 +87,6 @@ async fn receive(connection: &mut DbConnection, request: &ReceiveRequest) -> Res
     accept::insert_events(connection, &[&fresh]).await?;
     accept::insert_deliveries(connection, &[&fresh]).await?;
     insert(connection, &request.webhook, state, &events).await?;
-    forget_old(connection, at).await?;
     Ok(Received::Done { state, events })
 }
 
@@ -148,20 +145,6 @@ async fn insert(
     Ok(())
 }
 
-/// A few old rows go with every new one, so that the tables need no sweep of their own.
-async fn forget_old(connection: &mut DbConnection, at: Timestamp) -> Result<()> {
-    for old in [
-        "DELETE FROM inbound_keys WHERE key IN (SELECT key FROM inbound_keys WHERE created_at < $1 ORDER BY created_at LIMIT 4)",
-        "DELETE FROM inbound_webhooks WHERE id IN (SELECT id FROM inbound_webhooks WHERE received_at < $1 ORDER BY received_at LIMIT 4)",
-    ] {
-        sqlx::query(old)
-            .bind(at.0 - AGE_MIN_MS)
-            .execute(&mut *connection)
-            .await?;
-    }
-    Ok(())
-}
-
 /// Columns: [`COLUMNS`], then the body where it was asked for.
 fn webhook_from_row(row: &DbRow) -> Result<InboundWebhook> {
     let events: Vec<String> = json("inbound_webhooks.event_ids", row.try_get(8)?)?;
@@ -200,39 +183,48 @@ pub(super) async fn webhooks(
     after: Option<WebhookId>,
     limit: usize,
 ) -> Result<Page<InboundWebhook>> {
-    let mut query = QueryBuilder::<Db>::new("SELECT ");
-    query
-        .push(COLUMNS)
-        .push(" FROM inbound_webhooks WHERE TRUE");
+    let after = after.map(|id| id.to_string());
+    let floor = match filter.state {
+        None => None,
+        Some(_) => listing::floor(readers, webhooks_led(filter, after.as_deref())).await?,
+    };
+    let mut query = webhooks_query(filter, after.as_deref(), floor.as_deref(), limit);
+    let rows = query.build().fetch_all(readers).await?;
+    listing::page(&rows, limit, floor, webhook_from_row)
+}
+
+/// What a page may look at, where only some of a source's, or of all, are wanted.
+pub(super) fn webhooks_led(filter: &WebhookFilter, after: Option<&str>) -> QueryBuilder<Db> {
+    let mut led = QueryBuilder::new("SELECT id FROM inbound_webhooks WHERE TRUE");
+    push_webhooks(&mut led, filter, after);
+    led
+}
+
+fn push_webhooks(query: &mut QueryBuilder<Db>, filter: &WebhookFilter, after: Option<&str>) {
     if let Some(source) = filter.source {
         query
             .push(" AND source_id = ")
             .push_bind(source.to_string());
     }
+    // An identifier is made when its webhook is received.
+    listing::push_time(query, "id", WebhookId::PREFIX, (filter.from, filter.until));
+    listing::push_after(query, "id", after);
+}
+
+pub(super) fn webhooks_query(
+    filter: &WebhookFilter,
+    after: Option<&str>,
+    floor: Option<&str>,
+    limit: usize,
+) -> QueryBuilder<Db> {
+    let mut query = QueryBuilder::new(format!("SELECT {COLUMNS} FROM inbound_webhooks WHERE TRUE"));
+    push_webhooks(&mut query, filter, after);
     if let Some(state) = filter.state {
         query.push(" AND state = ").push_bind(state_code(state));
     }
-    if let Some(from) = filter.from {
-        query.push(" AND received_at >= ").push_bind(from.0);
-    }
-    if let Some(until) = filter.until {
-        query.push(" AND received_at < ").push_bind(until.0);
-    }
-    if let Some(after) = after {
-        query.push(" AND id < ").push_bind(after.to_string());
-    }
-    let more = i64::try_from(limit).unwrap_or(i64::MAX).saturating_add(1);
-    query.push(" ORDER BY id DESC LIMIT ").push_bind(more);
-    let rows = query.build().fetch_all(readers).await?;
-    let items = rows
-        .iter()
-        .take(limit)
-        .map(webhook_from_row)
-        .collect::<Result<_>>()?;
-    Ok(Page {
-        items,
-        more: rows.len() > limit,
-    })
+    listing::push_floor(&mut query, "id", floor);
+    listing::push_order(&mut query, "id DESC", limit);
+    query
 }
 
 pub(super) async fn reject(connection: &mut DbConnection, rejection: Rejection) -> Result<()> {

@@ -3,6 +3,7 @@
 use sqlx::{AssertSqlSafe, QueryBuilder, Row as _};
 
 use super::dialect::{self, Db, DbPool, DbRow};
+use super::listing::{self, push_after, push_floor, push_order, push_time};
 use super::row::{DELIVERY_COLUMNS, delivery_from_row, event_from_row, json, state_code, unsigned};
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{Attempt, Delivery, DeliveryState, LogLine, Outcome};
@@ -31,12 +32,34 @@ pub(super) async fn events(
     after: Option<EventId>,
     limit: usize,
 ) -> Result<Page<Event>> {
-    let mut query = events_query(filter, after, limit);
+    let after = after.map(|id| id.to_string());
+    let floor = match events_led(filter, after.as_deref()) {
+        Some(led) => listing::floor(readers, led).await?,
+        None => None,
+    };
+    let mut query = events_query(filter, after.as_deref(), floor.as_deref(), limit);
     let rows = query.build().fetch_all(readers).await?;
-    page(&rows, limit, event_from_row)
+    listing::page(&rows, limit, floor, event_from_row)
 }
 
-fn events_query(filter: &EventFilter, after: Option<EventId>, limit: usize) -> QueryBuilder<Db> {
+/// What a page may look at, where it has to be bounded: few events share a correlation key, many a
+/// type.
+pub(super) fn events_led(filter: &EventFilter, after: Option<&str>) -> Option<QueryBuilder<Db>> {
+    if filter.event_type.is_none() || filter.correlation_key.is_some() {
+        return None;
+    }
+    let mut led = QueryBuilder::new("SELECT id FROM events WHERE TRUE");
+    push_time(&mut led, "id", EventId::PREFIX, (filter.from, filter.until));
+    push_after(&mut led, "id", after);
+    Some(led)
+}
+
+pub(super) fn events_query(
+    filter: &EventFilter,
+    after: Option<&str>,
+    floor: Option<&str>,
+    limit: usize,
+) -> QueryBuilder<Db> {
     let mut query = QueryBuilder::new(format!("SELECT {EVENT_COLUMNS} FROM events WHERE TRUE"));
     if let Some(event_type) = &filter.event_type {
         query
@@ -48,50 +71,16 @@ fn events_query(filter: &EventFilter, after: Option<EventId>, limit: usize) -> Q
             .push(" AND correlation_key IS NOT NULL AND correlation_key = ")
             .push_bind(key.clone());
     }
-    push_time(&mut query, EventId::PREFIX, filter.from, filter.until);
-    push_page(&mut query, after.map(|id| id.to_string()), limit);
+    push_time(
+        &mut query,
+        "id",
+        EventId::PREFIX,
+        (filter.from, filter.until),
+    );
+    push_after(&mut query, "id", after);
+    push_floor(&mut query, "id", floor);
+    push_order(&mut query, "id DESC", limit);
     query
-}
-
-/// Identifiers are ordered by time, so that a range of time is a range of the primary key.
-fn push_time(
-    query: &mut QueryBuilder<Db>,
-    prefix: &str,
-    from: Option<Timestamp>,
-    until: Option<Timestamp>,
-) {
-    let bound = |at: Timestamp| {
-        let ms = u64::try_from(at.0).unwrap_or(0).min((1 << 48) - 1);
-        format!("{prefix}_{}", ulid::Ulid::from_parts(ms, 0))
-    };
-    if let Some(from) = from {
-        query.push(" AND id >= ").push_bind(bound(from));
-    }
-    if let Some(until) = until {
-        query.push(" AND id < ").push_bind(bound(until));
-    }
-}
-
-fn push_page(query: &mut QueryBuilder<Db>, after: Option<String>, limit: usize) {
-    if let Some(after) = after {
-        query.push(" AND id < ").push_bind(after);
-    }
-    // One more than asked for tells whether there is another page.
-    query
-        .push(" ORDER BY id DESC LIMIT ")
-        .push_bind(i64::try_from(limit).unwrap_or(i64::MAX).saturating_add(1));
-}
-
-fn page<T>(rows: &[DbRow], limit: usize, convert: impl Fn(&DbRow) -> Result<T>) -> Result<Page<T>> {
-    let items = rows
-        .iter()
-        .take(limit)
-        .map(convert)
-        .collect::<Result<_>>()?;
-    Ok(Page {
-        items,
-        more: rows.len() > limit,
-    })
 }
 
 pub(super) async fn delivery(readers: &DbPool, id: DeliveryId) -> Result<Option<Delivery>> {
@@ -109,19 +98,122 @@ pub(super) async fn deliveries(
     after: Option<DeliveryId>,
     limit: usize,
 ) -> Result<Page<Delivery>> {
-    let mut query = deliveries_query(filter, after, limit);
+    let after = after.map(|id| id.to_string());
+    let mut lead = Lead::of(filter);
+    if lead == Lead::Open && !listing::few_are_open(readers).await? {
+        // They are everywhere then.
+        lead = Lead::broad(filter);
+    }
+    let floor = match lead.bounded(filter, after.as_deref()) {
+        Some(led) => listing::floor(readers, led).await?,
+        None => None,
+    };
+    let mut query = deliveries_query(filter, lead, after.as_deref(), floor.as_deref(), limit);
     let rows = query.build().fetch_all(readers).await?;
-    page(&rows, limit, delivery_from_row)
+    listing::page(&rows, limit, floor, delivery_from_row)
+}
+
+/// The index that leads to the deliveries of a filter, most selective first. The conditions are
+/// literals where the index is partial.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lead {
+    /// `deliveries_event`: few.
+    Event,
+    /// `deliveries_failed`.
+    Failed,
+    /// `deliveries_dropped`: cancelled, filtered or discarded.
+    Dropped,
+    /// `deliveries_lane`: the backlog.
+    Open,
+    /// `deliveries_subscription`.
+    Subscription,
+    /// The primary key.
+    Key,
+}
+
+impl Lead {
+    pub(super) fn of(filter: &DeliveryFilter) -> Self {
+        use DeliveryState::{Cancelled, Discarded, Filtered};
+        let states = &filter.states;
+        let all = |is: fn(&DeliveryState) -> bool| !states.is_empty() && states.iter().all(is);
+        if filter.event.is_some() {
+            Self::Event
+        } else if *states == [DeliveryState::Failed] {
+            Self::Failed
+        } else if all(|state| matches!(state, Cancelled | Filtered | Discarded)) {
+            Self::Dropped
+        } else if all(|state| !state.is_terminal()) {
+            Self::Open
+        } else {
+            Self::broad(filter)
+        }
+    }
+
+    /// What partial indexes are for.
+    fn condition(self) -> &'static str {
+        match self {
+            Self::Failed => " AND state = 4",
+            Self::Dropped => " AND state >= 5",
+            Self::Open => dialect::WITH_WORK_LEFT,
+            Self::Event | Self::Subscription | Self::Key => "",
+        }
+    }
+
+    /// What leads where nothing more selective does.
+    fn broad(filter: &DeliveryFilter) -> Self {
+        if filter.subscription.is_some() {
+            Self::Subscription
+        } else {
+            Self::Key
+        }
+    }
+
+    /// The rows that a page may look at, where the filter says more than the index does.
+    pub(super) fn bounded(
+        self,
+        filter: &DeliveryFilter,
+        after: Option<&str>,
+    ) -> Option<QueryBuilder<Db>> {
+        let by_kind = filter.provider.is_some() || filter.event_type.is_some();
+        let by_state = !filter.states.is_empty();
+        let by_place = by_kind || filter.subscription.is_some();
+        let says_more = match self {
+            Self::Event | Self::Open => false,
+            Self::Failed => by_place,
+            Self::Dropped => by_place || filter.states.len() < 3,
+            Self::Subscription | Self::Key => by_kind || by_state,
+        };
+        if !says_more {
+            return None;
+        }
+        let mut led = QueryBuilder::new("SELECT id FROM deliveries WHERE TRUE");
+        led.push(self.condition());
+        if let (Self::Subscription, Some(id)) = (self, filter.subscription) {
+            led.push(" AND subscription_id = ")
+                .push_bind(id.to_string());
+        }
+        push_time(
+            &mut led,
+            "id",
+            DeliveryId::PREFIX,
+            (filter.from, filter.until),
+        );
+        push_after(&mut led, "id", after);
+        Some(led)
+    }
 }
 
 pub(super) fn deliveries_query(
     filter: &DeliveryFilter,
-    after: Option<DeliveryId>,
+    lead: Lead,
+    after: Option<&str>,
+    floor: Option<&str>,
     limit: usize,
 ) -> QueryBuilder<Db> {
     let mut query = QueryBuilder::new(format!(
         "SELECT {DELIVERY_COLUMNS} FROM deliveries WHERE TRUE"
     ));
+    query.push(lead.condition());
     if let Some(event) = filter.event {
         query.push(" AND event_id = ").push_bind(event.to_string());
     }
@@ -140,23 +232,23 @@ pub(super) fn deliveries_query(
             .push(" AND event_type = ")
             .push_bind(event_type.clone());
     }
-    if filter.states == [DeliveryState::Failed] {
-        // As a literal, so that the partial index of dead letters serves it.
-        query.push(" AND state = 4");
-    } else if !filter.states.is_empty() {
+    if !filter.states.is_empty() && lead != Lead::Failed {
         query.push(" AND state IN (");
         let mut states = query.separated(", ");
         for state in &filter.states {
             states.push_bind(state_code(*state));
         }
         query.push(")");
-        if !filter.states.iter().any(|state| state.is_terminal()) {
-            // Through the index of what has work left: the history may be long.
-            query.push(dialect::WITH_WORK_LEFT);
-        }
     }
-    push_time(&mut query, DeliveryId::PREFIX, filter.from, filter.until);
-    push_page(&mut query, after.map(|id| id.to_string()), limit);
+    push_time(
+        &mut query,
+        "id",
+        DeliveryId::PREFIX,
+        (filter.from, filter.until),
+    );
+    push_after(&mut query, "id", after);
+    push_floor(&mut query, "id", floor);
+    push_order(&mut query, "id DESC", limit);
     query
 }
 

@@ -4,7 +4,10 @@ use sqlx::QueryBuilder;
 
 use super::batch::Cell;
 use super::dialect::{self, Db, DbConnection};
-use super::row::{CANCELLED, FAILED, FILTERED, IN_FLIGHT, PENDING, RETRYING, SUCCESS};
+use super::row::{
+    CANCELLED, DISCARDED, FAILED, FILTERED, IN_FLIGHT, PENDING, RETRYING, SUCCESS, queue_code,
+    trigger_code,
+};
 use super::settle;
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{Attempt, FencingToken, LeaseResult, Outcome, Transition};
@@ -25,6 +28,8 @@ macro_rules! settle_from {
                  WHEN EXISTS (SELECT 1 FROM subscriptions s WHERE s.id = deliveries.subscription_id AND s.paused) THEN NULL \
                  ELSE COALESCE(v.column4, v.column8) END, \
                attempts = attempts + v.column9, attempts_total = attempts_total + v.column5, \
+               trigger = CASE WHEN v.column3 <= 2 AND v.column5 > 0 THEN 1 ELSE trigger END, \
+               queued_at = CASE WHEN v.column3 <= 2 THEN COALESCE(v.column4, v.column8) ELSE queued_at END, \
                queued_for = CASE WHEN queued_for IS NULL THEN NULL ELSE COALESCE(v.column4, v.column8) END, \
                external_id = COALESCE(v.column6, external_id), last_error = v.column7, worker = NULL, updated_at = v.column8 \
              FROM ",
@@ -103,8 +108,9 @@ pub(super) fn outcome(result: &LeaseResult) -> [Cell<'_>; 9] {
     ]
 }
 
-/// Columns: started_at, latency_us, outcome, http_status, provider_version, message, logs.
-pub(super) fn logged(attempt: &Attempt) -> [Cell<'_>; 7] {
+/// Columns: started_at, latency_us, outcome, http_status, provider_version, message, logs, trigger,
+/// queue, worker, queued_at.
+pub(super) fn logged<'r>(result: &LeaseResult, attempt: &'r Attempt) -> [Cell<'r>; 11] {
     [
         attempt.started_at.0.into(),
         i64::try_from(attempt.latency.as_micros())
@@ -115,6 +121,10 @@ pub(super) fn logged(attempt: &Attempt) -> [Cell<'_>; 7] {
         attempt.provider_version.as_deref().into(),
         attempt.message.as_str().into(),
         logs_json(attempt).into(),
+        trigger_code(result.job.trigger).into(),
+        queue_code(result.job.queue).into(),
+        result.job.worker.to_string().into(),
+        result.job.queued_at.0.into(),
     ]
 }
 
@@ -198,7 +208,7 @@ pub(super) async fn release_unheld(
 }
 
 pub(super) async fn release_all(connection: &mut DbConnection, at: Timestamp) -> Result<u64> {
-    let done = sqlx::query("UPDATE deliveries SET state = CASE attempts WHEN 0 THEN $1 ELSE $2 END, due_at = $3, queued_for = queued_for * 0, worker = NULL, updated_at = $3 WHERE due_at IS NOT NULL AND state = $4")
+    let done = sqlx::query("UPDATE deliveries SET state = CASE attempts WHEN 0 THEN $1 ELSE $2 END, due_at = $3, queued_for = queued_for * 0, worker = NULL, updated_at = $3, trigger = 3 WHERE due_at IS NOT NULL AND state = $4")
         .bind(PENDING)
         .bind(RETRYING)
         .bind(at.0)
@@ -225,9 +235,14 @@ pub(super) async fn retry(
                 "the delivery is in flight: wait for its attempt to end".to_owned(),
             ));
         }
+        Some(DISCARDED) => {
+            return Err(StoreError::Conflict(
+                "the delivery was discarded, and stays undelivered".to_owned(),
+            ));
+        }
         Some(_) => {}
     }
-    sqlx::query("UPDATE deliveries SET state = $1, attempts = 0, due_at = $2, queued_for = queued_for * 0, updated_at = $2 WHERE id = $3")
+    sqlx::query("UPDATE deliveries SET state = $1, attempts = 0, due_at = $2, queued_for = queued_for * 0, updated_at = $2, trigger = 4, queued_at = $2 WHERE id = $3")
         .bind(PENDING)
         .bind(at.0)
         .bind(id.to_string())

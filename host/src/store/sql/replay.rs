@@ -2,9 +2,9 @@
 
 use sqlx::{QueryBuilder, Row as _};
 
-use super::accept;
 use super::dialect::{Db, DbConnection, DbPool, DbRow};
 use super::row::{corrupt, event_type_name, parse, state_of, unsigned};
+use super::{accept, retention};
 use crate::domain::clock::Timestamp;
 use crate::domain::id::{EventId, ReplayId, SubscriptionId};
 use crate::domain::replay::{Outcomes, Replay, ReplayFilter, ReplayScope, ReplayState};
@@ -15,12 +15,15 @@ const UNPUBLISHED: Timestamp = Timestamp(0);
 
 const COLUMNS: &str = "id, requested_by, reason, scope, event_id, event_type, correlation_key, received_from, received_until, subscription_id, state, cursor, events, deliveries, created_at, updated_at";
 
+/// Deliveries whose outcomes are counted.
+const OUTCOMES_MAX: i64 = 100_000;
+
 const INSERT: &str = "INSERT INTO replays (id, requested_by, reason, scope, event_id, event_type, correlation_key, received_from, received_until, subscription_id, state, cursor, events, deliveries, created_at, updated_at) \
      VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)";
 
 /// Parameters: now, the replay, the event, the subscription or NULL, when a broker has it come out
 /// or NULL.
-const MAKE_DUE: &str = "UPDATE deliveries SET state = 0, attempts = 0, updated_at = $1, replay_id = $2, queued_for = $5, \
+const MAKE_DUE: &str = "UPDATE deliveries SET state = 0, attempts = 0, updated_at = $1, replay_id = $2, trigger = 2, queued_at = $1, queued_for = $5, \
        due_at = CASE WHEN EXISTS (SELECT 1 FROM subscriptions s WHERE s.id = deliveries.subscription_id AND s.paused) THEN NULL ELSE $1 END \
      WHERE event_id = $3 AND state = 4 AND ($4 IS NULL OR subscription_id = $4) \
        AND EXISTS (SELECT 1 FROM subscriptions s WHERE s.id = deliveries.subscription_id AND s.enabled)";
@@ -117,6 +120,7 @@ pub(super) async fn list(
             .map(from_row)
             .collect::<Result<_>>()?,
         more: rows.len() > limit,
+        resume: None,
     })
 }
 
@@ -159,12 +163,17 @@ pub(super) async fn step(connection: &mut DbConnection, step: ReplayStep) -> Res
             }
         }
         ReplayScope::All => {
-            made += u64::try_from(step.deliveries.len()).unwrap_or(u64::MAX);
+            let ids: Vec<EventId> = step.events.iter().map(|event| event.id).collect();
+            // One may have been removed for its age since the page was planned.
+            let held = retention::held_events(&mut *connection, &ids).await?;
+            let mut deliveries = step.deliveries;
+            deliveries.retain(|delivery| held.contains(&delivery.event_id));
+            made += u64::try_from(deliveries.len()).unwrap_or(u64::MAX);
             create(
                 connection,
                 replay.id,
                 &step.events,
-                step.deliveries,
+                deliveries,
                 step.epoch,
                 step.at,
                 queued_for,
@@ -204,7 +213,7 @@ async fn create(
     accept::insert_deliveries(connection, &[&request]).await?;
     for delivery in &request.deliveries {
         // Parked, where the subscription is paused: it was not yet when accepting alone made them.
-        sqlx::query("UPDATE deliveries SET replay_id = $1 WHERE id = $2")
+        sqlx::query("UPDATE deliveries SET replay_id = $1, trigger = 2 WHERE id = $2")
             .bind(replay.to_string())
             .bind(delivery.id.to_string())
             .execute(&mut *connection)
@@ -226,11 +235,13 @@ pub(super) async fn cancel(
     Ok(done.rows_affected() > 0)
 }
 
-pub(super) async fn outcomes(readers: &DbPool, id: ReplayId) -> Result<Outcomes> {
+/// Of a replay, or of dead letters requeued in bulk.
+pub(super) async fn outcomes(readers: &DbPool, id: impl std::fmt::Display) -> Result<Outcomes> {
     let rows = sqlx::query(
-        "SELECT state, count(*) FROM deliveries WHERE replay_id = $1 GROUP BY state ORDER BY state",
+        "SELECT state, count(*) FROM (SELECT state FROM deliveries WHERE replay_id = $1 LIMIT $2) AS made GROUP BY state ORDER BY state",
     )
     .bind(id.to_string())
+    .bind(OUTCOMES_MAX)
     .fetch_all(readers)
     .await?;
     rows.iter()

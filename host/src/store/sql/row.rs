@@ -7,8 +7,9 @@ use sqlx::Row as _;
 
 use super::dialect::DbRow;
 use crate::domain::clock::Timestamp;
-use crate::domain::delivery::{Delivery, DeliveryState};
+use crate::domain::delivery::{Delivery, DeliveryState, Discarded};
 use crate::domain::event::{Event, EventTypeName};
+use crate::domain::job::{JobQueue, Trigger};
 use crate::domain::provider::ProviderId;
 use crate::store::{Result, StoreError};
 
@@ -19,6 +20,7 @@ pub(super) const SUCCESS: i64 = 3;
 pub(super) const FAILED: i64 = 4;
 pub(super) const CANCELLED: i64 = 5;
 pub(super) const FILTERED: i64 = 6;
+pub(super) const DISCARDED: i64 = 7;
 
 pub(super) fn state_code(state: DeliveryState) -> i64 {
     match state {
@@ -29,6 +31,7 @@ pub(super) fn state_code(state: DeliveryState) -> i64 {
         DeliveryState::Failed => FAILED,
         DeliveryState::Cancelled => CANCELLED,
         DeliveryState::Filtered => FILTERED,
+        DeliveryState::Discarded => DISCARDED,
     }
 }
 
@@ -37,6 +40,38 @@ pub(super) fn state_of(code: i64) -> Result<DeliveryState> {
         .into_iter()
         .find(|state| state_code(*state) == code)
         .ok_or_else(|| StoreError::Corrupt(format!("deliveries.state holds {code}")))
+}
+
+pub(super) fn trigger_code(trigger: Trigger) -> i64 {
+    match trigger {
+        Trigger::Ingest => 0,
+        Trigger::Retry => 1,
+        Trigger::Replay => 2,
+        Trigger::Sweep => 3,
+        Trigger::Manual => 4,
+    }
+}
+
+pub(super) fn trigger_of(code: i64) -> Result<Trigger> {
+    Trigger::ALL
+        .into_iter()
+        .find(|trigger| trigger_code(*trigger) == code)
+        .ok_or_else(|| StoreError::Corrupt(format!("a trigger is {code}")))
+}
+
+pub(super) fn queue_code(queue: JobQueue) -> i64 {
+    match queue {
+        JobQueue::Store => 0,
+        JobQueue::Process => 1,
+        JobQueue::Replay => 2,
+    }
+}
+
+pub(super) fn queue_of(code: i64) -> Result<JobQueue> {
+    JobQueue::ALL
+        .into_iter()
+        .find(|queue| queue_code(*queue) == code)
+        .ok_or_else(|| StoreError::Corrupt(format!("attempts.queue holds {code}")))
 }
 
 pub(super) fn corrupt(what: &str, error: &dyn std::fmt::Display) -> StoreError {
@@ -94,10 +129,11 @@ pub(super) fn event_from_row(row: &DbRow) -> Result<Event> {
     })
 }
 
-pub(super) const DELIVERY_COLUMNS: &str = "id, event_id, event_type, subscription_id, provider, state, attempts, due_at, external_id, last_error, created_at, updated_at";
+pub(super) const DELIVERY_COLUMNS: &str = "id, event_id, event_type, subscription_id, provider, state, attempts, due_at, external_id, last_error, created_at, updated_at, discarded_by, discard_reason";
 
 /// Columns: [`DELIVERY_COLUMNS`].
 pub(super) fn delivery_from_row(row: &DbRow) -> Result<Delivery> {
+    let (by, reason): (Option<String>, Option<String>) = (row.try_get(12)?, row.try_get(13)?);
     Ok(Delivery {
         id: parse("deliveries.id", row.try_get(0)?)?,
         event_id: parse("deliveries.event_id", row.try_get(1)?)?,
@@ -109,6 +145,7 @@ pub(super) fn delivery_from_row(row: &DbRow) -> Result<Delivery> {
         due_at: row.try_get::<Option<i64>, _>(7)?.map(Timestamp),
         external_id: row.try_get(8)?,
         last_error: row.try_get(9)?,
+        discarded: by.zip(reason).map(|(by, reason)| Discarded { by, reason }),
         created_at: Timestamp(row.try_get(10)?),
         updated_at: Timestamp(row.try_get(11)?),
     })

@@ -7,28 +7,29 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, SqliteConnection};
 
 use super::lanes::{self, Cursor, in_order};
-use super::row::{IN_FLIGHT, event_from_row, parse};
+use super::row::{IN_FLIGHT, event_from_row, parse, trigger_of};
 use super::values::{chunks, statement};
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{FencingToken, LeasedDelivery};
 use crate::domain::event::Event;
 use crate::domain::id::{DeliveryId, EventId, SubscriptionId};
+use crate::domain::job::{JobOrigin, JobQueue, Trigger};
 use crate::domain::provider::ProviderId;
 use crate::store::{Claim, ClaimRequest, Result, StoreError};
 
 /// What becomes of a row that is leased.
 macro_rules! lease {
     () => {
-        "UPDATE deliveries SET state = ?1, due_at = ?2, token = token + 1, worker = ?3, updated_at = ?4 WHERE rowid IN "
+        "UPDATE deliveries SET state = ?1, due_at = ?2, token = token + 1, worker = ?3, updated_at = ?4, trigger = CASE state WHEN 2 THEN 3 ELSE trigger END WHERE rowid IN "
     };
 }
 macro_rules! returning {
     () => {
-        " RETURNING id, event_id, subscription_id, provider, token, attempts"
+        " RETURNING id, event_id, subscription_id, provider, token, attempts, trigger, COALESCE(queued_at, created_at)"
     };
 }
 
-/// In flight with a lapsed lease counts as due: its worker is gone.
+/// In flight with a lapsed lease counts as due: its worker is gone, and this claim is the sweep.
 const LEASE_OLDEST: &str = concat!(
     lease!(),
     "(SELECT d.rowid FROM deliveries d WHERE d.due_at IS NOT NULL AND d.due_at <= ?4 AND ",
@@ -53,6 +54,8 @@ struct Leased {
     provider: ProviderId,
     token: FencingToken,
     attempt: u32,
+    trigger: Trigger,
+    queued_at: Timestamp,
 }
 
 /// The rows leased, and whether there were more.
@@ -124,6 +127,8 @@ pub(super) async fn write(
                 provider: super::row::provider(row.try_get(3)?)?,
                 token: FencingToken(row.try_get(4)?),
                 attempt: attempts.saturating_add(1),
+                trigger: trigger_of(row.try_get(6)?)?,
+                queued_at: Timestamp(row.try_get(7)?),
             })
         })
         .collect::<Result<Vec<_>>>()?;
@@ -149,6 +154,12 @@ pub(super) async fn write(
                 attempt: leased.attempt,
                 event: event.clone(),
                 external_id: key.and_then(|key| external_ids.get(&key).cloned()),
+                job: JobOrigin {
+                    queue: JobQueue::Store,
+                    trigger: leased.trigger,
+                    queued_at: leased.queued_at,
+                    worker: request.worker,
+                },
             })
         })
         .collect::<Result<Vec<_>>>()?;

@@ -131,6 +131,7 @@ async fn write_for_ever(path: &Path) -> ! {
                     logs: Vec::new(),
                 }),
                 transition: Transition::Success { external_id: None },
+                job: leased.job,
                 at: now,
                 entry: None,
             };

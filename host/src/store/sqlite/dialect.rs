@@ -29,6 +29,12 @@ pub(super) const ANNOUNCE: Option<&str> = None;
 /// Whether migrations were ever applied.
 pub(super) const IS_MIGRATED: &str =
     "SELECT count(*) > 0 FROM sqlite_schema WHERE name = '_sqlx_migrations'";
+/// Nobody else writes while this transaction does.
+pub(super) const FOR_UPDATE: &str = "";
+pub(super) const FOR_KEY_SHARE: &str = "";
+/// The numbers from the first parameter to the second, as `n`.
+pub(super) const SERIES: &str = "WITH RECURSIVE numbers (n) AS (SELECT $1 UNION ALL SELECT n + 1 FROM numbers WHERE n < $2) SELECT n FROM numbers";
+pub(super) const PADDED: &str = "printf('%016d', {number})";
 pub(super) const CANCEL_QUEUED: &str = "UPDATE deliveries INDEXED BY deliveries_lane SET state = 5, due_at = NULL, updated_at = $1 WHERE subscription_id = $2 AND state <= 2 AND state <> 2";
 pub(super) const UNPARK: &str = "UPDATE deliveries INDEXED BY deliveries_lane SET due_at = $1, updated_at = $1 WHERE subscription_id = $2 AND state <= 2 AND due_at IS NULL";
 pub(super) const WITH_WORK_LEFT: &str =
@@ -37,6 +43,27 @@ pub(super) const BACKLOG: &str =
     "SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE due_at IS NOT NULL LIMIT $1) AS waiting";
 pub(super) const FORGET_REJECTIONS: &str = "DELETE FROM source_rejections WHERE source_id = $1 AND rowid NOT IN (SELECT rowid FROM source_rejections WHERE source_id = $1 ORDER BY rowid DESC LIMIT $2)";
 pub(super) const REJECTIONS: &str = "SELECT at, remote_address, reason FROM source_rejections WHERE source_id = $1 ORDER BY rowid DESC";
+
+#[cfg(test)]
+pub(super) const EXPLAIN: &str = "EXPLAIN QUERY PLAN";
+#[cfg(test)]
+pub(super) const PLAN_COLUMN: usize = 3;
+/// Without an index. (What goes through an index says `USING`; the table of attempts is one.)
+#[cfg(test)]
+pub(super) const SCANS: [&str; 5] = [
+    "SCAN deliveries\n",
+    "SCAN events\n",
+    "SCAN inbound_webhooks\n",
+    "SCAN d\n",
+    "SCAN e\n",
+];
+#[cfg(test)]
+pub(super) const SORTS: [&str; 1] = ["TEMP B-TREE"];
+
+/// Nothing is to be done: plans do not depend on what the tables hold.
+pub(super) async fn tidy(_: &SqlitePool) -> Result<()> {
+    Ok(())
+}
 
 /// Runs `template` for all `rows`, which stand where it has `{rows}`; returns how many rows of the
 /// table that touched.

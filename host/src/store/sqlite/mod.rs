@@ -9,10 +9,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use sqlx::SqlitePool;
+use futures_util::future::BoxFuture;
 use sqlx::migrate::Migrator;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{SqliteConnection, SqlitePool};
 
+use super::audit::Effect;
 use super::{
     AcceptRequest, Accepted, Catalog, CatalogEpoch, CatalogStore, Claim, ClaimRequest, Condition,
     Connections, DeliveryFilter, DeliveryStore, DocumentChanges, EventFilter, GrantRecord,
@@ -36,12 +38,12 @@ use crate::domain::subscription::{Connection, Subscription};
 
 mod claim;
 #[cfg(test)]
+mod claim_plans;
+#[cfg(test)]
 mod crash;
 mod dialect;
 mod examine;
 mod lanes;
-#[cfg(test)]
-mod plans;
 mod reader;
 mod settle;
 mod values;
@@ -57,16 +59,31 @@ mod batch;
 mod catalog;
 #[path = "../sql/circuit.rs"]
 mod circuit;
+#[path = "../sql/dead_letter.rs"]
+mod dead_letter;
+#[path = "../sql/fill.rs"]
+mod fill;
 #[path = "../sql/flow.rs"]
 mod flow;
 #[path = "../sql/ingress.rs"]
 mod ingress;
+#[path = "../sql/job.rs"]
+mod job;
+#[path = "../sql/listing.rs"]
+mod listing;
+#[cfg(test)]
+#[path = "../sql/plans.rs"]
+mod plans;
 #[path = "../sql/query.rs"]
 mod query;
 #[path = "../sql/record.rs"]
 mod record;
+#[path = "../sql/records.rs"]
+mod records;
 #[path = "../sql/replay.rs"]
 mod replay;
+#[path = "../sql/retention.rs"]
+mod retention;
 #[path = "../sql/row.rs"]
 mod row;
 #[path = "../sql/source.rs"]
@@ -180,6 +197,16 @@ impl SqliteStore {
 }
 
 impl SqliteStore {
+    /// Runs `task` in a transaction of its own. One connection writes here, so that it has its turn
+    /// like any other command.
+    async fn beside<T, F>(&self, task: F) -> Result<T>
+    where
+        T: Effect + Send + 'static,
+        F: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T>> + Send + 'static,
+    {
+        self.writer.run(task).await
+    }
+
     /// Looks at the database at `path`, and changes nothing.
     ///
     /// # Errors
@@ -608,6 +635,9 @@ mod tests {
     #[tokio::test]
     async fn hot_queries_use_their_indexes() {
         let (_dir, store) = open_temporary().await;
+        claim_plans::check(&store.readers).await;
+        let filled = store.fill(plans::DELIVERIES, plans::UNTIL).await;
+        filled.expect("fills");
         plans::check(&store.readers).await;
     }
 }

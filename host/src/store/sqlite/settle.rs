@@ -12,8 +12,8 @@ use crate::domain::delivery::LeaseResult;
 use crate::store::Result;
 
 /// Rows: id and token, then the columns of [`logged`].
-const LOG: &str = "INSERT INTO attempts (delivery_id, number, started_at, latency_us, outcome, http_status, provider_version, message, logs) \
-     SELECT d.id, d.attempts_total + 1, v.column3, v.column4, v.column5, v.column6, v.column7, v.column8, v.column9 \
+const LOG: &str = "INSERT INTO attempts (delivery_id, number, started_at, latency_us, outcome, http_status, provider_version, message, logs, trigger, queue, worker, queued_at) \
+     SELECT d.id, d.attempts_total + 1, v.column3, v.column4, v.column5, v.column6, v.column7, v.column8, v.column9, v.column10, v.column11, v.column12, v.column13 \
      FROM ({rows}) AS v CROSS JOIN deliveries d WHERE d.id = v.column1 AND d.token = v.column2 AND d.state = 2";
 /// Rows: id and token.
 const HELD: &str = "SELECT d.id FROM ({rows}) AS v CROSS JOIN deliveries d WHERE d.id = v.column1 AND d.token = v.column2 AND d.state = 2";
@@ -32,10 +32,8 @@ pub(super) async fn write(
     for result in results {
         if let Some(attempt) = &result.attempt {
             let [id, token] = lease(result);
-            let [started_at, latency, outcome, status, version, message, logs] = logged(attempt);
-            attempts.push([
-                id, token, started_at, latency, outcome, status, version, message, logs,
-            ]);
+            let [a, b, c, d, e, f, g, h, i, j, k] = logged(result, attempt);
+            attempts.push([id, token, a, b, c, d, e, f, g, h, i, j, k]);
         }
     }
     let logged = write_rows(connection, LOG, &attempts).await?;
