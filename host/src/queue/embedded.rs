@@ -80,9 +80,10 @@ impl<S: DeliveryStore + ?Sized> EmbeddedQueue<S> {
         let until_due = Timestamp(due).since(self.leases.clock.now());
         // A timer that fires a moment early would make for an empty claim.
         let pause = (until_due + Duration::from_millis(1)).min(IDLE_LOOK);
-        within(&*self.leases.clock, pause, self.wake.notified()).await;
-        if self.next_due.load(Ordering::Acquire) == NEVER {
-            // The idle look.
+        let woken = within(&*self.leases.clock, pause, self.wake.notified()).await;
+        if woken.is_none() {
+            // It is due; or the idle look: another process may have made something due sooner than
+            // this one knows, with its hint lost.
             self.next_due.store(i64::MIN, Ordering::Release);
         }
     }
