@@ -101,10 +101,7 @@ fn broker(api: &Shared) -> Result<&dyn Broker, ApiError> {
 
 /// Show the work queue
 #[utoipa::path(get, path = "/queues", tag = "queues", responses((status = 200, body = QueuesView)))]
-pub(super) async fn list(
-    State(api): State<Shared>,
-    _: Read,
-) -> Result<Json<QueuesView>, ApiError> {
+pub(super) async fn list(State(api): State<Shared>, _: Read) -> Result<Json<QueuesView>, ApiError> {
     let Some(broker) = &api.broker else {
         let waiting = QueueView {
             name: "store",

@@ -31,6 +31,8 @@ pub(super) const FOR_UPDATE: &str = " ORDER BY id FOR UPDATE";
 pub(super) const FOR_KEY_SHARE: &str = " ORDER BY id FOR KEY SHARE";
 /// The numbers from the first parameter to the second, as `n`.
 pub(super) const SERIES: &str = "SELECT generate_series($1::bigint, $2::bigint) AS n";
+/// No bytes.
+pub(super) const NO_BYTES: &str = "''::bytea";
 pub(super) const PADDED: &str = "lpad(({number})::text, 16, '0')";
 pub(super) const CANCEL_QUEUED: &str = "UPDATE deliveries SET state = 5, due_at = NULL, updated_at = $1 WHERE subscription_id = $2 AND state <= 2 AND state <> 2";
 pub(super) const UNPARK: &str = "UPDATE deliveries SET due_at = $1, queued_for = queued_for * 0, updated_at = $1 WHERE subscription_id = $2 AND state <= 2 AND due_at IS NULL";

@@ -13,7 +13,7 @@ use crate::store::Result;
 const BATCH: i64 = 20_000;
 
 impl Backend {
-    /// Adds so many deliveries of the past, with their events and attempts, the last one ending at
+    /// Adds so many deliveries of the past, with their events, attempts and webhooks, the last one ending at
     /// `until`: for measurements over a store with a history.
     ///
     /// # Errors
@@ -54,12 +54,14 @@ async fn write(
     total: i64,
     until: Timestamp,
 ) -> Result<()> {
-    let series = dialect::SERIES;
+    let (series, body) = (dialect::SERIES, dialect::NO_BYTES);
     let ms = "($3 + n * 1000)";
     let start = until.0 - total * 1_000;
     let event = id("evt", ms, "n");
     let delivery = id("dlv", ms, "n");
     let subscription = id("sub", "1700000000000", "(n % 200)");
+    let webhook = id("whk", ms, "n");
+    let source = id("src", "1700000000000", "(n % 20)");
     let worker = id("wrk", "1700000000000", "(n % 4)");
     let statements = [
         format!(
@@ -83,6 +85,10 @@ async fn write(
              CASE WHEN n % 100 IN (96, 99) THEN 500 + n % 4 ELSE 200 END, '1.0.0', 'answered', CASE k.k WHEN 1 THEN 0 ELSE 1 END, 0, {worker}, {ms} \
              FROM ({series}) AS series CROSS JOIN (SELECT 1 AS k UNION ALL SELECT 2 UNION ALL SELECT 3 UNION ALL SELECT 4) AS k \
              WHERE n % 100 IN (96, 99) OR (k.k = 1 AND n % 100 < 96)"
+        ),
+        format!(
+            "INSERT INTO inbound_webhooks (id, source_id, received_at, remote_address, query, headers, body, state, reason, event_ids) \
+             SELECT {webhook}, {source}, {ms}, '192.0.2.1', '', '[]', {body}, n % 4, NULL, '[]' FROM ({series}) AS series"
         ),
     ];
     for statement in statements {

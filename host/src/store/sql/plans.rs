@@ -21,14 +21,20 @@ pub(super) const UNTIL: Timestamp = Timestamp(1_700_000_000_000);
 /// quarter of the past has of one subscription is more than a page.
 pub(super) const DELIVERIES: i64 = 100_000;
 
-/// Identifiers of as long ago as one page looks back.
+/// Identifiers of the middle of that past.
 struct Ids(IdGenerator);
 
 impl Ids {
     fn next<T: From<ulid::Ulid>>(&self) -> T {
-        let floor = Timestamp(UNTIL.0 - 20_000 * 1_000);
-        self.0.next(floor, || 7)
+        let middle = Timestamp(UNTIL.0 - DELIVERIES * 500);
+        self.0.next(middle, || 7)
     }
+}
+
+/// Of as long ago as a page looks back. A generator of its own: one never steps back.
+fn floor<T: From<ulid::Ulid>>() -> T {
+    let floor = Timestamp(UNTIL.0 - listing::WINDOW * 1_000);
+    IdGenerator::default().next(floor, || 7)
 }
 
 /// The statement, and whether it may sort: what fits is few rows whatever the history.
@@ -211,7 +217,7 @@ fn jobs(ids: &Ids) -> Vec<Case> {
                     delivery: ids.next(),
                     number: 2,
                 });
-                let floor: String = ids.next::<DeliveryId>().to_string();
+                let floor: String = floor::<DeliveryId>().to_string();
                 let parts = job::Parts::of(&filter);
                 let floor = (!job::leads_to_finished(&filter)).then_some(floor);
                 let floor = floor.as_deref();

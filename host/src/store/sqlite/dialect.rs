@@ -34,6 +34,8 @@ pub(super) const FOR_UPDATE: &str = "";
 pub(super) const FOR_KEY_SHARE: &str = "";
 /// The numbers from the first parameter to the second, as `n`.
 pub(super) const SERIES: &str = "WITH RECURSIVE numbers (n) AS (SELECT $1 UNION ALL SELECT n + 1 FROM numbers WHERE n < $2) SELECT n FROM numbers";
+/// No bytes.
+pub(super) const NO_BYTES: &str = "x''";
 pub(super) const PADDED: &str = "printf('%016d', {number})";
 pub(super) const CANCEL_QUEUED: &str = "UPDATE deliveries INDEXED BY deliveries_lane SET state = 5, due_at = NULL, updated_at = $1 WHERE subscription_id = $2 AND state <= 2 AND state <> 2";
 pub(super) const UNPARK: &str = "UPDATE deliveries INDEXED BY deliveries_lane SET due_at = $1, updated_at = $1 WHERE subscription_id = $2 AND state <= 2 AND due_at IS NULL";
