@@ -241,7 +241,7 @@ async fn a_slack_webhook_url_is_a_secret_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wrong_master_key_sends_nothing_and_the_right_one_mends_it() {
+async fn a_wrong_master_key_is_refused_and_the_right_one_opens_again() {
     // 32 bytes each.
     let (right, wrong) = (
         "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=",
@@ -268,32 +268,26 @@ async fn a_wrong_master_key_sends_nothing_and_the_right_one_mends_it() {
     ))
     .await;
 
-    gateway.terminate().await;
-    gateway.set_environment("HOOKPORT_MASTER_KEY", wrong);
-    gateway.restart().await;
-    let api = gateway.api();
     let id = api
         .emit_one(&json!({"type": "incident.created", "payload": {}}))
         .await;
-    let delivery = api.delivery_in(&id, "failed").await;
-    let attempt = &delivery["attemptLog"][0];
-    assert_eq!(attempt["outcome"], "unavailable", "{attempt}");
-    let message = attempt["message"].as_str().unwrap_or("");
-    assert!(message.contains("key"), "{attempt}");
-    assert!(receiver.settled().await.is_empty());
+    api.delivery_in(&id, "success").await;
 
     gateway.terminate().await;
-    gateway.set_environment("HOOKPORT_MASTER_KEY", "too short");
-    let output = gateway
-        .command(&["serve", "--listen", "127.0.0.1:0"])
-        .arg("--providers")
-        .arg(gateway.providers_dir())
-        .output()
-        .expect("it runs");
-    assert!(!output.status.success());
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(said.contains("HOOKPORT_MASTER_KEY"), "{said}");
-    assert!(!said.contains("too short"), "{said}");
+    for key in [wrong, "too short"] {
+        gateway.set_environment("HOOKPORT_MASTER_KEY", key);
+        let output = gateway
+            .command(&["serve", "--listen", "127.0.0.1:0"])
+            .arg("--providers")
+            .arg(gateway.providers_dir())
+            .output()
+            .expect("it runs");
+        assert!(!output.status.success());
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains("HOOKPORT_MASTER_KEY"), "{said}");
+        assert!(!said.contains(key), "{said}");
+    }
+    assert_eq!(receiver.settled().await.len(), 1);
 
     gateway.set_environment("HOOKPORT_MASTER_KEY", right);
     gateway.restart().await;
@@ -302,6 +296,11 @@ async fn a_wrong_master_key_sends_nothing_and_the_right_one_mends_it() {
         .await
         .expect(202);
     api.delivery_in(&id, "success").await;
-    let sent = receiver.requests()[0].header("authorization").to_owned();
-    assert_eq!(sent, format!("Bearer {TOKEN}"));
+    let bearer = format!("Bearer {TOKEN}");
+    let requests = receiver.wait_for(2).await;
+    assert!(
+        requests
+            .iter()
+            .all(|sent| sent.header("authorization") == bearer)
+    );
 }
