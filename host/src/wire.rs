@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::Write as _;
 use std::net::SocketAddr;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -36,7 +36,7 @@ use crate::domain::provider::ProviderId;
 use crate::egress::{Egress, EgressConfig};
 use crate::ingress::Ingress;
 use crate::ingress::limiter::Limiter;
-use crate::metrics::{Metrics, Reading};
+use crate::metrics::Metrics;
 use crate::plugin::compile_child::{CompileLimits, Compiler};
 use crate::plugin::engine::{Sandbox, SandboxConfig};
 use crate::plugin::registry::{Registry, RegistryConfig};
@@ -44,12 +44,18 @@ use crate::queue::Queue;
 use crate::queue::broker::Broker;
 use crate::queue::embedded::EmbeddedQueue;
 use crate::queue::rabbitmq::{self, Figures, RabbitConfig, RabbitQueue};
-use crate::store::postgres::PostgresStore;
-use crate::store::sqlite::{self, SqliteReader, SqliteStore};
-use crate::store::{Catalog, Condition, Connections, OutboxStore, ReadStore, Store, StoreError};
+use crate::store::{Catalog, OutboxStore, Store, StoreError};
 use crate::telemetry::{Exported, Settings, Traces};
 use crate::vault::key::{OTHERS_VARIABLE, VARIABLE, Variables, WhenMissing};
 use crate::vault::{KeyRing, Vault};
+
+mod figures;
+mod liveness;
+mod stores;
+
+use figures::metrics;
+pub(crate) use liveness::{hear_of_work, stay_alive};
+pub use stores::{examine_store, fill_store, is_in_use, open_reader, open_store};
 
 /// Calls that the API makes itself: tests of connections, options.
 const API_CALLS: u32 = 32;
@@ -96,62 +102,6 @@ pub fn ids() -> Ids {
     Ids::new(rand::random)
 }
 
-/// Opens the store: the shared one that is configured, or the embedded one below `data_dir`,
-/// creating what is missing.
-///
-/// # Errors
-/// When the directory or the database cannot be opened.
-pub async fn open_store(config: &Config) -> anyhow::Result<Arc<dyn Store>> {
-    let data_dir = &config.data_dir;
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(data_dir)
-        .with_context(|| format!("data_dir {}", data_dir.display()))?;
-    Ok(match &config.store.url {
-        Some(url) => Arc::new(PostgresStore::open(url, config.store.migrate_at_start).await?),
-        None => Arc::new(SqliteStore::open(&data_dir.join("hookport.db")).await?),
-    })
-}
-
-/// Adds deliveries of the past to the store that is configured, for measurements: the last one ends
-/// now.
-///
-/// # Errors
-/// When the database cannot be opened or written.
-pub async fn fill_store(config: &Config, deliveries: i64) -> anyhow::Result<()> {
-    let until = SystemClock.now();
-    match &config.store.url {
-        Some(url) => {
-            let store = PostgresStore::open(url, config.store.migrate_at_start).await?;
-            store.fill(deliveries, until).await?;
-        }
-        None => {
-            let store = SqliteStore::open(&config.data_dir.join("hookport.db")).await?;
-            store.fill(deliveries, until).await?;
-        }
-    }
-    Ok(())
-}
-
-/// Opens the store to be read, also while a gateway has it.
-///
-/// # Errors
-/// When the database cannot be opened.
-pub async fn open_reader(config: &Config) -> anyhow::Result<Arc<dyn ReadStore>> {
-    Ok(match &config.store.url {
-        Some(url) => Arc::new(PostgresStore::open(url, false).await?),
-        None => Arc::new(SqliteReader::open(&config.data_dir.join("hookport.db")).await?),
-    })
-}
-
-/// Whether the database could not be opened because a running process has it.
-#[must_use]
-pub fn is_in_use(error: &anyhow::Error) -> bool {
-    let found = error.downcast_ref::<sqlite::OpenError>();
-    matches!(found, Some(sqlite::OpenError::InUse(_)))
-}
-
 /// What the environment says of master keys.
 #[must_use]
 pub fn key_variables() -> Variables {
@@ -189,21 +139,6 @@ fn refuse_wrong_keys(catalog: &Catalog, vault: &Vault) -> anyhow::Result<()> {
         "some secrets on record are under keys that are not at hand: put those into {OTHERS_VARIABLE}, or enter the secrets again"
     );
     Ok(())
-}
-
-/// What is found of the store that is configured, unchanged; `None`: there is none yet.
-///
-/// # Errors
-/// When it cannot be looked at.
-pub async fn examine_store(config: &Config) -> anyhow::Result<Option<Condition>> {
-    if let Some(url) = &config.store.url {
-        return Ok(Some(PostgresStore::examine(url).await?));
-    }
-    let path = config.data_dir.join("hookport.db");
-    if !path.exists() {
-        return Ok(None);
-    }
-    Ok(Some(SqliteStore::examine(&path).await?))
 }
 
 /// The engine, with room for the configured work.
@@ -636,99 +571,6 @@ async fn disown_broker(outbox: Arc<dyn OutboxStore>, clock: Arc<dyn Clock>) {
             }
         }
         tokio::time::sleep(DISOWN_EVERY).await;
-    }
-}
-
-/// What is counted, with what is read when somebody asks.
-fn metrics(sandbox: &Arc<Sandbox>, store: &Arc<dyn Store>, exported: &Exported) -> Metrics {
-    let mut metrics = Metrics::default();
-    metrics.show(&sandbox.calls);
-    metrics.count(
-        "trace_spans_sent",
-        "Spans that the collector took",
-        &exported.sent,
-    );
-    metrics.count(
-        "trace_spans_failed",
-        "Spans that are lost, as the collector did not take them",
-        &exported.failed,
-    );
-    let of_sandbox = |read: fn(&Sandbox) -> u32| -> Box<dyn Fn() -> i64 + Send + Sync> {
-        let sandbox = sandbox.clone();
-        Box::new(move || read(&sandbox).into())
-    };
-    let of_store = |read: fn(Connections) -> u32| -> Box<dyn Fn() -> i64 + Send + Sync> {
-        let store = store.clone();
-        Box::new(move || read(store.connections()).into())
-    };
-    let readings = [
-        (
-            "sandbox_slots",
-            "Places in the pool of instances",
-            of_sandbox(Sandbox::slots),
-        ),
-        (
-            "sandbox_slots_in_use",
-            "Of these, taken by calls",
-            of_sandbox(Sandbox::slots_in_use),
-        ),
-        (
-            "store_connections_open",
-            "Connections to the database",
-            of_store(|pool| pool.open),
-        ),
-        (
-            "store_connections_idle",
-            "Of these, in nobody's hands",
-            of_store(|pool| pool.idle),
-        ),
-        (
-            "store_connections_max",
-            "The most that are opened",
-            of_store(|pool| pool.max),
-        ),
-    ];
-    for (name, help, read) in readings {
-        metrics.read(Reading { name, help, read });
-    }
-    metrics
-}
-
-/// Shows the other processes that this one lives, and takes over what dead ones held.
-pub(crate) async fn stay_alive(
-    store: Arc<dyn Store>,
-    worker: WorkerId,
-    queue: Arc<dyn Queue>,
-    clock: Arc<dyn Clock>,
-    metrics: Arc<Metrics>,
-) {
-    loop {
-        match store.keep_alive(worker, DEAD_AFTER).await {
-            Ok(0) => {}
-            Ok(released) => {
-                tracing::warn!(
-                    released,
-                    "a process has not been seen for {DEAD_AFTER:?}; what it had in flight is due again"
-                );
-                metrics.taken_over(released);
-                queue.wake(clock.now());
-            }
-            Err(error) => {
-                tracing::warn!(%error, "this process cannot show that it lives; others may take over what it has in flight");
-            }
-        }
-        clock.sleep(ALIVE_EVERY).await;
-    }
-}
-
-pub(crate) async fn hear_of_work(
-    store: Arc<dyn Store>,
-    queue: Arc<dyn Queue>,
-    clock: Arc<dyn Clock>,
-) {
-    loop {
-        store.heard_of_work().await;
-        queue.wake(clock.now());
     }
 }
 

@@ -4,6 +4,7 @@
 
 pub mod accept;
 pub mod announcements;
+mod attempt_log;
 pub mod dead_letters;
 mod gates;
 pub mod key_keeping;

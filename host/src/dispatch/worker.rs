@@ -22,7 +22,7 @@ use super::accept::Accepter;
 use super::gates::{Entry, Gates, Judged, Passage};
 use super::shares::Shares;
 use super::snapshot::{Route, Snapshot, Snapshots};
-use super::{operational, report};
+use super::{attempt_log, operational, report};
 use crate::coord::Coord;
 use crate::domain::audit::NewEntry;
 use crate::domain::circuit::Change;
@@ -191,7 +191,7 @@ impl Worker {
         shares.take(leased.subscription_id, &leased.provider);
         tokio::spawn(async move {
             let (id, provider) = (leased.subscription_id, leased.provider.clone());
-            let span = span(&leased);
+            let span = attempt_log::span(&leased);
             let work = worker
                 .carry_out(&snapshot, leased, passage.as_mut())
                 .instrument(span);
@@ -385,7 +385,7 @@ impl Worker {
             }
         };
         let (outcome, message) = (attempt.outcome, attempt.message.clone());
-        tell_log(&attempt, &transition);
+        attempt_log::tell(&attempt, &transition);
         let operational = is_operational(&leased);
         let failed = transition == Transition::Failed;
         let recovered = matches!(transition, Transition::Success { .. }) && leased.attempt > 1;
@@ -686,52 +686,6 @@ impl Worker {
         store.put_subscription(subscription).await?;
         edit.done().await?;
         Ok(true)
-    }
-}
-
-/// What every line about a delivery carries.
-fn span(leased: &LeasedDelivery) -> tracing::Span {
-    tracing::info_span!(
-        "delivery",
-        delivery = %leased.id,
-        event = %leased.event.id,
-        subscription = %leased.subscription_id,
-        provider = leased.provider.as_str(),
-        attempt = leased.attempt,
-    )
-}
-
-/// One line about an attempt. Without its message, which may quote what a receiver said: that is
-/// on record under the delivery's identifier, for those who may read it.
-fn tell_log(attempt: &Attempt, transition: &Transition) {
-    let outcome = attempt.outcome.as_str();
-    let (http_status, latency_ms) = (attempt.http_status, attempt.latency.as_millis());
-    match transition {
-        Transition::Success { .. } => {
-            tracing::debug!(outcome, http_status, latency_ms, "delivered");
-        }
-        Transition::RetryAt(at) => {
-            let again_at = rfc3339(*at);
-            tracing::info!(
-                outcome,
-                http_status,
-                latency_ms,
-                again_at,
-                "the attempt failed"
-            );
-        }
-        Transition::Failed => {
-            tracing::warn!(outcome, http_status, latency_ms, "the delivery is given up");
-        }
-        Transition::Parked => {
-            tracing::info!(
-                outcome,
-                http_status,
-                latency_ms,
-                "the attempt failed; held back"
-            );
-        }
-        Transition::Cancelled | Transition::Filtered => {}
     }
 }
 

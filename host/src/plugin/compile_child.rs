@@ -23,6 +23,8 @@ use super::engine::{self, LoadError};
 /// The hidden subcommand whose body is [`run_child`].
 pub const SUBCOMMAND: &str = "compile-component";
 
+/// What the allocator takes of the operating system ahead, in KiB.
+const ALLOCATOR_AHEAD_KIB: &str = "16384";
 const MEMORY_VARIABLE: &str = "HOOKPORT_COMPILE_MEMORY_BYTES_MAX";
 const CPU_VARIABLE: &str = "HOOKPORT_COMPILE_CPU_SECONDS_MAX";
 const ARTEFACT_VARIABLE: &str = "HOOKPORT_COMPILE_ARTEFACT_BYTES_MAX";
@@ -184,6 +186,8 @@ impl Compiler {
         let mut child = Command::new(program)
             .args(arguments)
             .env_clear()
+            // The allocator would take a gibibyte of addresses ahead, and the limit counts addresses.
+            .env("MIMALLOC_ARENA_RESERVE", ALLOCATOR_AHEAD_KIB)
             .env(MEMORY_VARIABLE, limits.memory_bytes_max.to_string())
             .env(CPU_VARIABLE, limits.cpu_seconds_max.to_string())
             .env(ARTEFACT_VARIABLE, limits.artefact_bytes_max.to_string())

@@ -1,0 +1,154 @@
+//! The conformance suite on a private PostgreSQL, and what only PostgreSQL has.
+
+use hookport_test_servers::Postgres;
+
+use super::super::conformance;
+use super::*;
+use crate::domain::id::IdGenerator;
+
+conformance::cases!(open_fresh);
+
+async fn open_fresh() -> ((), PostgresStore) {
+    let url = tokio::task::spawn_blocking(|| Postgres::shared().database())
+        .await
+        .expect("a database");
+    ((), PostgresStore::open(&url, true).await.expect("opens"))
+}
+
+macro_rules! outbox_cases {
+    ($($case:ident),+ $(,)?) => {
+        $(
+            #[tokio::test]
+            async fn $case() {
+                let ((), store) = open_fresh().await;
+                let store: Arc<dyn Store> = Arc::new(store);
+                conformance::$case(&store).await;
+            }
+        )+
+    };
+}
+
+outbox_cases!(
+    what_a_broker_holds_is_claimed_by_name_alone,
+    the_sweep_finds_what_did_not_come_once,
+    a_retry_and_what_is_released_stay_the_brokers,
+    what_waits_for_its_order_goes_back_to_the_store,
+    what_is_taken_back_or_handed_over_is_claimed,
+);
+
+#[tokio::test]
+async fn entries_of_two_processes_make_one_chain() {
+    let url = Postgres::shared().database();
+    let store = PostgresStore::open(&url, true).await.expect("opens");
+    let other = PostgresStore::open(&url, true).await.expect("opens");
+    conformance::added_at_once(&[&store, &other]).await;
+}
+
+#[tokio::test]
+async fn one_process_at_a_time_has_the_turn_to_change_the_catalogue() {
+    let url = Postgres::shared().database();
+    let store = PostgresStore::open(&url, true).await.expect("opens");
+    let other = PostgresStore::open(&url, true).await.expect("opens");
+    let turn = store.turn().await.expect("had");
+    let mut waiting = std::pin::pin!(other.turn());
+    let early = tokio::time::timeout(Duration::from_millis(100), &mut waiting).await;
+    assert!(early.is_err(), "both have it");
+    drop(turn);
+    waiting.await.expect("had then");
+}
+
+#[tokio::test]
+async fn the_audit_trail_is_only_added_to() {
+    let url = Postgres::shared().database();
+    let store = PostgresStore::open(&url, true).await.expect("opens");
+    conformance::added_at_once(&[&store]).await;
+    for statement in [
+        "UPDATE audit_entries SET action = 'x' WHERE seq = 1",
+        "DELETE FROM audit_entries WHERE seq = 1",
+        "TRUNCATE audit_entries",
+        "INSERT INTO audit_entries SELECT * FROM audit_entries WHERE seq = 1 ON CONFLICT (seq) DO UPDATE SET action = 'x'",
+        "UPDATE audit_head SET seq = seq - 1",
+        "DELETE FROM audit_head",
+    ] {
+        let refused = sqlx::query(statement).execute(&store.readers).await;
+        let error = refused.expect_err(statement).to_string();
+        assert!(error.contains("audit trail"), "{statement}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn hot_queries_use_their_indexes() {
+    let (_server, store) = open_fresh().await;
+    let filled = store.fill(plans::DELIVERIES, plans::UNTIL).await;
+    filled.expect("fills");
+    plans::check(&store.readers).await;
+}
+
+#[tokio::test]
+async fn a_url_that_cannot_be_read_is_not_repeated() {
+    for url in [
+        "postgres://u:hidden-pass@host:port/db",
+        "mysql://u:hidden-pass@h/db",
+    ] {
+        let error = PostgresStore::open(url, true).await.expect_err("wrong");
+        assert!(!error.to_string().contains("hidden-pass"), "{error}");
+        assert!(error.to_string().contains("postgres://user"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn an_outdated_database_is_refused_where_migrating_is_off() {
+    let url = Postgres::shared().database();
+    let error = PostgresStore::open(&url, false).await.expect_err("empty");
+    assert!(matches!(error, OpenError::Outdated), "{error}");
+    PostgresStore::migrate(&url).await.expect("migrates");
+    PostgresStore::open(&url, false).await.expect("opens");
+}
+
+#[tokio::test]
+async fn a_later_version_that_expanded_is_opened_and_one_that_contracted_is_not() {
+    let url = Postgres::shared().database();
+    let store = PostgresStore::open(&url, true).await.expect("opens");
+    let apply = async |version: i64, description: &str| {
+        sqlx::query("INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) VALUES ($1, $2, TRUE, '', 0)")
+            .bind(version)
+            .bind(description)
+            .execute(&store.readers)
+            .await
+            .expect("noted");
+    };
+    apply(9_001, "colours").await;
+    for migrate in [true, false] {
+        PostgresStore::open(&url, migrate).await.expect("opens");
+    }
+    apply(9_002, "contract colours").await;
+    for migrate in [true, false] {
+        let refused = PostgresStore::open(&url, migrate).await;
+        assert!(matches!(refused, Err(OpenError::Newer)));
+    }
+    let found = PostgresStore::examine(&url).await.expect("looks");
+    assert_eq!((found.versions.unknown, found.lacking), (2, None));
+}
+
+#[tokio::test]
+async fn whoever_is_not_seen_loses_its_leases_and_another_process_hears_of_work() {
+    let url = Postgres::shared().database();
+    let store = PostgresStore::open(&url, true).await.expect("opens");
+    let other = PostgresStore::open(&url, true).await.expect("opens");
+    let ids = IdGenerator::default();
+    let (dead, living): (WorkerId, WorkerId) =
+        (ids.next(Timestamp(1), || 1), ids.next(Timestamp(2), || 2));
+    let hour = Duration::from_secs(3_600);
+    store.keep_alive(dead, hour).await.expect("noted");
+    let leased = conformance::leased_by(&store, dead).await;
+    assert_eq!(other.keep_alive(living, hour).await.expect("noted"), 0);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let released = other.keep_alive(living, Duration::from_millis(20)).await;
+    assert_eq!(released.expect("noted"), 1);
+    let again = conformance::claim_by(&other, living).await;
+    assert_eq!(again.leased[0].id, leased.id);
+    assert!(again.leased[0].token > leased.token);
+    tokio::time::timeout(Duration::from_secs(30), other.heard_of_work())
+        .await
+        .expect("what the first process accepted was told of");
+}
