@@ -25,7 +25,7 @@ fn files(ending: &str) -> Vec<(String, String)> {
             let path = entry.expect("an entry").path();
             let name = path.file_name().and_then(|n| n.to_str()).unwrap_or("");
             if path.is_dir() {
-                if !matches!(name, "target" | "data" | ".git") {
+                if !matches!(name, "target" | "data" | "node_modules" | ".git") {
                     folders.push(path);
                 }
             } else if name.ends_with(ending) {
