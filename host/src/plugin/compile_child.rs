@@ -400,10 +400,11 @@ mod tests {
     async fn a_child_sees_its_limits_and_nothing_else_of_the_environment() {
         let text = with("/usr/bin/env", &[], CompileLimits::default()).await;
         let text = text.expect("runs");
-        assert_eq!(text.lines().count(), 4, "{text}");
+        assert_eq!(text.lines().count(), 5, "{text}");
         assert!(
             text.lines()
-                .all(|line| line.starts_with("HOOKPORT_COMPILE_")),
+                .all(|line| line.starts_with("HOOKPORT_COMPILE_")
+                    || line.starts_with("MIMALLOC_ARENA_RESERVE=")),
             "{text}"
         );
     }
