@@ -12,15 +12,13 @@ use sha2::{Digest, Sha256};
 
 use super::Shared;
 use super::error::ApiError;
+use super::observe::REQUEST_ID;
 use crate::dispatch::Snapshot;
 use crate::domain::audit::{Actor, Author, NewEntry};
 use crate::domain::id::KeyId;
 use crate::domain::key::{ApiKey, Role};
 
 const PREFIX: &str = "hp_";
-/// Names a request in the log and in the audit trail.
-const REQUEST_ID: &str = "x-request-id";
-const REQUEST_ID_BYTES_MAX: usize = 64;
 
 /// A key that was just made: the only time its text exists here.
 #[derive(Debug)]
@@ -72,15 +70,14 @@ pub(super) struct Caller {
 
 impl Caller {
     fn new(parts: &Parts, key: &ApiKey) -> Self {
-        let request_id = parts.headers.get(REQUEST_ID);
+        // Every request has one by now that is fit to be kept.
+        let request_id = parts.headers.get(&REQUEST_ID);
         let request_id = request_id.and_then(|value| value.to_str().ok());
         Self {
             name: key.name.clone(),
             author: Author {
                 actor: Actor::key(key.id, &key.name),
-                request_id: request_id
-                    .filter(|id| (1..=REQUEST_ID_BYTES_MAX).contains(&id.len()))
-                    .map(str::to_owned),
+                request_id: request_id.map(str::to_owned),
             },
         }
     }

@@ -18,7 +18,7 @@ use crate::domain::trace::TraceParent;
 use crate::telemetry::{self, Span};
 
 /// Names a request, in both directions.
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Longest identifier that is taken from a caller, in bytes.
 const REQUEST_ID_BYTES_MAX: usize = 64;
 /// The caller's trace.
@@ -29,12 +29,21 @@ const UNTRACED: [&str; 4] = ["/health", "/livez", "/readyz", "/metrics"];
 const UNMATCHED: &str = "unmatched";
 
 /// Wraps every route.
-pub(super) async fn observe(State(api): State<Shared>, request: Request, next: Next) -> Response {
+pub(super) async fn observe(
+    State(api): State<Shared>,
+    mut request: Request,
+    next: Next,
+) -> Response {
     let begun = Instant::now();
     let id = given_id(request.headers()).unwrap_or_else(|| {
         let id: RequestId = api.ids.next(api.clock.now());
         id.to_string()
     });
+    let header = HeaderValue::from_str(&id).ok();
+    if let Some(header) = &header {
+        // The audit trail has it from there.
+        request.headers_mut().insert(REQUEST_ID, header.clone());
+    }
     let method = method(request.method());
     let matched = request.extensions().get::<MatchedPath>().cloned();
     let route = matched.as_ref().map_or(UNMATCHED, MatchedPath::as_str);
@@ -54,8 +63,8 @@ pub(super) async fn observe(State(api): State<Shared>, request: Request, next: N
     }
     requests.answered(method, route, status, begun.elapsed());
     span.in_scope(|| tracing::debug!(status, "answered"));
-    if let Ok(id) = HeaderValue::from_str(&id) {
-        response.headers_mut().insert(REQUEST_ID, id);
+    if let Some(header) = header {
+        response.headers_mut().insert(REQUEST_ID, header);
     }
     response
 }

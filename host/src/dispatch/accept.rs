@@ -168,7 +168,7 @@ impl Accepter {
                     continue;
                 }
             };
-            let deliveries = self.fan_out(&snapshot, &events, now).await;
+            let mut deliveries = self.fan_out(&snapshot, &events, now).await;
             let accepted: Vec<AcceptedEvent> = events
                 .iter()
                 .map(|event| AcceptedEvent {
@@ -181,7 +181,7 @@ impl Accepter {
                         .count(),
                 })
                 .collect();
-            let announcement = Announcement::new(&*self.queue, &deliveries, now);
+            let announcement = Announcement::new(&*self.queue, &events, &mut deliveries, now);
             let commit = committing();
             let answer = self
                 .store
@@ -201,21 +201,28 @@ impl Accepter {
                     for event in &accepted {
                         tracing::debug!(event = %event.id, deliveries = event.deliveries, "accepted");
                     }
-                    announcement.make(&*self.queue);
+                    let ids: Vec<EventId> = accepted.iter().map(|event| event.id).collect();
+                    announcement.make(snapshot.epoch, &ids);
                     if let Some(marker) = marker {
-                        let ids: Vec<EventId> = accepted.iter().map(|event| event.id).collect();
                         self.markers.remember(marker, &ids);
                     }
                     return Ok(Outcome::New(accepted));
                 }
                 Accepted::Duplicate(ids) => {
+                    announcement.withdraw();
                     if let Some(marker) = marker {
                         self.markers.remember(marker, &ids);
                     }
                     return Ok(Outcome::Duplicate(ids));
                 }
-                Accepted::KeyReused => return Ok(Outcome::KeyReused),
-                Accepted::StaleCatalog => snapshot = self.snapshots.renew().await?,
+                Accepted::KeyReused => {
+                    announcement.withdraw();
+                    return Ok(Outcome::KeyReused);
+                }
+                Accepted::StaleCatalog => {
+                    announcement.withdraw();
+                    snapshot = self.snapshots.renew().await?;
+                }
             }
         }
         Err(AcceptError::Store(StoreError::Unavailable(
@@ -241,22 +248,25 @@ impl Accepter {
             subscription_id: subscription.id,
             provider: subscription.provider.clone(),
             ordering_key: subscription.ordering_key(&event),
+            lease: None,
         };
         for _ in 0..MATCH_TRIES_MAX {
-            let deliveries = vec![delivery.clone()];
-            let announcement = Announcement::new(&*self.queue, &deliveries, now);
+            let epoch = self.snapshots.latest().await?.epoch;
+            let (events, mut deliveries) = (vec![event.clone()], vec![delivery.clone()]);
+            let announcement = Announcement::new(&*self.queue, &events, &mut deliveries, now);
             let request = AcceptRequest {
-                events: vec![event.clone()],
+                events,
                 deliveries,
                 idempotency: None,
-                epoch: self.snapshots.latest().await?.epoch,
+                epoch,
                 at: now,
                 queued_for: announcement.queued_for(),
             };
             if store.accept(request).await? == Accepted::New {
-                announcement.make(&*self.queue);
+                announcement.make(epoch, &[event.id]);
                 return Ok((event.id, delivery.id));
             }
+            announcement.withdraw();
         }
         Err(AcceptError::Store(StoreError::Unavailable(
             "the catalogue kept changing".into(),
@@ -399,6 +409,7 @@ impl Accepter {
                     subscription_id: subscription.id,
                     provider: subscription.provider.clone(),
                     ordering_key: subscription.ordering_key(event),
+                    lease: None,
                 });
             }
         }

@@ -162,6 +162,7 @@ impl Worker {
             }
             self.forget(gates.take_forgotten()).await;
         }
+        self.give_back(self.queue.stop().await.into_iter()).await;
         let all = u32::try_from(self.config.concurrency).unwrap_or(u32::MAX);
         let _ = slots.acquire_many(all).await;
     }
@@ -233,7 +234,10 @@ impl Worker {
 
     /// What was claimed and is not begun: somebody else may have it at once.
     async fn give_back(&self, leased: impl Iterator<Item = LeasedDelivery>) {
-        let leases = leased.map(|leased| (leased.id, leased.token)).collect();
+        let leases: Vec<_> = leased.map(|leased| (leased.id, leased.token)).collect();
+        if leases.is_empty() {
+            return;
+        }
         let store = &self.accepter.store;
         if let Err(error) = store.release(leases, self.clock.now()).await {
             tracing::warn!(%error, "what was claimed and not begun could not be given back yet");

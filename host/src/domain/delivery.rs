@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::audit::NewEntry;
 use super::clock::Timestamp;
 use super::event::Event;
-use super::id::{DeliveryId, EventId, SubscriptionId};
+use super::id::{DeliveryId, EventId, SubscriptionId, WorkerId};
 use super::job::JobOrigin;
 use super::provider::ProviderId;
 
@@ -82,6 +82,20 @@ impl DeliveryState {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct FencingToken(pub i64);
 
+impl FencingToken {
+    /// Of the first lease.
+    pub const FIRST: Self = Self(1);
+}
+
+/// A lease that a delivery has from its creation on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FirstLease {
+    /// Whose.
+    pub worker: WorkerId,
+    /// When it ends.
+    pub until: Timestamp,
+}
+
 /// A delivery to be created with its event.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NewDelivery {
@@ -95,6 +109,8 @@ pub struct NewDelivery {
     pub provider: ProviderId,
     /// Held back by earlier undelivered deliveries of the same key.
     pub ordering_key: Option<Arc<str>>,
+    /// Set when it is created in flight, under [`FencingToken::FIRST`]; else it is due at once.
+    pub lease: Option<FirstLease>,
 }
 
 /// A delivery as stored.

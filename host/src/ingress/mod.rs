@@ -300,9 +300,9 @@ impl Ingress {
             };
             let plain: Vec<Arc<Event>> = events.iter().map(|keyed| keyed.event.clone()).collect();
             let received_at = webhook.received_at;
-            let deliveries = self.accepter.fan_out(&snapshot, &plain, received_at).await;
+            let mut deliveries = self.accepter.fan_out(&snapshot, &plain, received_at).await;
             let queue = &*self.accepter.queue;
-            let announcement = Announcement::new(queue, &deliveries, received_at);
+            let announcement = Announcement::new(queue, &plain, &mut deliveries, received_at);
             let request = ReceiveRequest {
                 deliveries,
                 webhook: InboundWebhook {
@@ -319,7 +319,9 @@ impl Ingress {
             match received {
                 Received::Done { state, events } => {
                     if state == WebhookState::Accepted {
-                        announcement.make(queue);
+                        announcement.make(snapshot.epoch, &events);
+                    } else {
+                        announcement.withdraw();
                     }
                     for (key, event) in keys.iter().zip(&events) {
                         let marker = marker(key);
@@ -332,7 +334,10 @@ impl Ingress {
                         reason: None,
                     });
                 }
-                Received::StaleCatalog => snapshot = self.accepter.snapshots.renew().await?,
+                Received::StaleCatalog => {
+                    announcement.withdraw();
+                    snapshot = self.accepter.snapshots.renew().await?;
+                }
             }
         }
         Err(catalogue_unsteady().into())

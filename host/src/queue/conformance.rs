@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use super::{Announcement, Batch, Queue, Room};
 use crate::domain::clock::{Clock, Timestamp};
-use crate::domain::delivery::{LeaseResult, LeasedDelivery, Transition};
+use crate::domain::delivery::{LeaseResult, LeasedDelivery, NewDelivery, Transition};
 use crate::domain::event::{Event, EventTypeName};
-use crate::domain::id::{IdGenerator, SubscriptionId};
+use crate::domain::id::{DeliveryId, IdGenerator, SubscriptionId};
 use crate::domain::provider::ProviderId;
 use crate::store::{AcceptRequest, Store};
 
@@ -78,11 +78,11 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Shorter than that, long enough for a queue that does not wait.
 const MOMENT: Duration = Duration::from_millis(300);
 
-fn any() -> Room {
+pub(super) fn any() -> Room {
     Room::default()
 }
 
-fn capped(id: SubscriptionId, cap: usize) -> Room {
+pub(super) fn capped(id: SubscriptionId, cap: usize) -> Room {
     Room {
         caps: vec![(id, cap)],
         more_at: None,
@@ -101,12 +101,34 @@ impl Parts {
         }
     }
 
-    async fn emit_to(
+    pub(super) async fn emit_to(
         &self,
         ids: &IdGenerator,
         subscription: SubscriptionId,
         ordering_key: Option<&str>,
-    ) {
+    ) -> DeliveryId {
+        let (announcement, request) = self.write(ids, subscription, ordering_key).await;
+        announcement.make(request.epoch, &[request.events[0].id]);
+        request.deliveries[0].id
+    }
+
+    /// Accepts one, and goes away before the answer.
+    pub(super) async fn emit_unheard(
+        &self,
+        ids: &IdGenerator,
+        subscription: SubscriptionId,
+    ) -> DeliveryId {
+        let (announcement, request) = self.write(ids, subscription, None).await;
+        drop(announcement);
+        request.deliveries[0].id
+    }
+
+    async fn write(
+        &self,
+        ids: &IdGenerator,
+        subscription: SubscriptionId,
+        ordering_key: Option<&str>,
+    ) -> (Announcement<'_>, AcceptRequest) {
         let now = self.clock.now();
         let event = Event {
             id: ids.next(now, || 1),
@@ -118,24 +140,26 @@ impl Parts {
             system_ids: Vec::new(),
             trace: None,
         };
-        let deliveries = vec![crate::domain::delivery::NewDelivery {
+        let mut deliveries = vec![NewDelivery {
             id: ids.next(now, || 1),
             event_id: event.id,
             subscription_id: subscription,
             provider: ProviderId::parse("webhook").expect("id"),
             ordering_key: ordering_key.map(Arc::from),
+            lease: None,
         }];
-        let announcement = Announcement::new(&*self.queue, &deliveries, now);
+        let events = vec![Arc::new(event)];
+        let announcement = Announcement::new(&*self.queue, &events, &mut deliveries, now);
         let request = AcceptRequest {
-            events: vec![Arc::new(event)],
+            events,
             deliveries,
             idempotency: None,
             epoch: self.store.epoch().await.expect("epoch"),
             at: now,
             queued_for: announcement.queued_for(),
         };
-        self.store.accept(request).await.expect("accepts");
-        announcement.make(&*self.queue);
+        self.store.accept(request.clone()).await.expect("accepts");
+        (announcement, request)
     }
 
     /// A delivery of a new subscription, which is on record: without it, what is not at its end is
@@ -176,7 +200,7 @@ impl Parts {
         self.next_with(&any).await
     }
 
-    async fn next_with(&self, room: &(dyn Fn() -> Room + Sync)) -> Vec<LeasedDelivery> {
+    pub(super) async fn next_with(&self, room: &(dyn Fn() -> Room + Sync)) -> Vec<LeasedDelivery> {
         let batch = tokio::time::timeout(PATIENCE, self.queue.next(10, room)).await;
         batch.expect("in time").expect("works").leased
     }
@@ -325,7 +349,7 @@ pub(crate) async fn a_cap_is_kept_and_the_rest_comes_when_there_is_room(parts: &
     assert_eq!(all.len(), 6);
 }
 
-async fn put_subscription(parts: &Parts, id: SubscriptionId) {
+pub(super) async fn put_subscription(parts: &Parts, id: SubscriptionId) {
     use crate::domain::event::EventPattern;
     use crate::domain::subscription::{Flow, SealedDocument, Subscription};
     let now = parts.clock.now();

@@ -1,5 +1,6 @@
 //! The queue over the store: claims are leases in the store, wake-ups are in process.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -7,11 +8,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::Notify;
 
+use super::fresh::Fresh;
 use super::leases::Leases;
 use super::{Batch, Queue, Room};
 use crate::domain::clock::{Clock, Timestamp, within};
-use crate::domain::delivery::{LeaseResult, Transition};
-use crate::domain::id::WorkerId;
+use crate::domain::delivery::{LeaseResult, LeasedDelivery, NewDelivery, Transition};
+use crate::domain::event::Event;
+use crate::domain::id::{SubscriptionId, WorkerId};
 use crate::store::{DeliveryStore, Recorded, StoreError};
 
 /// A look at the store without a wake-up: what became due by a clock step or by another path.
@@ -23,9 +26,12 @@ const NEVER: i64 = i64::MAX;
 /// A queue for one process.
 pub struct EmbeddedQueue<S: ?Sized> {
     pub(super) leases: Leases<S>,
+    fresh: Fresh,
     wake: Notify,
     /// When the next delivery is due, as far as known, in milliseconds.
     next_due: AtomicI64,
+    /// When the store was last looked at, in milliseconds.
+    looked_at: AtomicI64,
 }
 
 impl<S: DeliveryStore + ?Sized> EmbeddedQueue<S> {
@@ -33,7 +39,9 @@ impl<S: DeliveryStore + ?Sized> EmbeddedQueue<S> {
     pub fn new(store: Arc<S>, clock: Arc<dyn Clock>, worker: WorkerId, lease: Duration) -> Self {
         Self {
             leases: Leases::new(store, clock, worker, lease),
+            fresh: Fresh::default(),
             wake: Notify::new(),
+            looked_at: AtomicI64::new(i64::MIN),
             // The store may hold work from before.
             next_due: AtomicI64::new(i64::MIN),
         }
@@ -51,7 +59,10 @@ impl<S: DeliveryStore + ?Sized> EmbeddedQueue<S> {
         }
         // Set before the claim: a wake-up during it must not be overwritten.
         self.next_due.store(NEVER, Ordering::Release);
-        let Room { caps, more_at } = room();
+        self.looked_at.store(now.0, Ordering::Release);
+        let room = room();
+        self.fresh.looking(&room);
+        let Room { caps, more_at } = room;
         let request = self.leases.request(now, limit, caps);
         let claimed = self.leases.claim(now, self.leases.store.claim(request));
         let claim = match claimed.await {
@@ -65,6 +76,9 @@ impl<S: DeliveryStore + ?Sized> EmbeddedQueue<S> {
         // the queue, if it is not time itself.
         let sooner = [more_at, Some(now.plus(IDLE_LOOK))];
         let sooner = sooner.into_iter().flatten().filter(|_| claim.held_back);
+        if claim.next_due.is_none_or(|due| due > now) {
+            self.fresh.looked();
+        }
         if let Some(due) = claim.next_due.into_iter().chain(sooner).min() {
             self.next_due.fetch_min(due.0, Ordering::AcqRel);
         }
@@ -72,6 +86,44 @@ impl<S: DeliveryStore + ?Sized> EmbeddedQueue<S> {
             leased: claim.leased,
             epoch: claim.epoch,
         }))
+    }
+
+    /// What was leased as it was written, but for what may not go now: that goes back.
+    async fn take_fresh(&self, limit: usize, room: &(dyn Fn() -> Room + Sync)) -> Option<Batch> {
+        let (fresh, epoch) = self.fresh.take(limit);
+        if fresh.is_empty() {
+            return None;
+        }
+        let now = self.leases.clock.now();
+        let room = room();
+        self.fresh.hold_back(&room);
+        let mut left: HashMap<SubscriptionId, usize> = HashMap::new();
+        for (id, cap) in room.caps {
+            let left = left.entry(id).or_insert(cap);
+            *left = cap.min(*left);
+        }
+        let (mut leased, mut back) = (Vec::with_capacity(fresh.len()), Vec::new());
+        for delivery in fresh {
+            let room = match left.get_mut(&delivery.subscription_id) {
+                None => true,
+                Some(0) => false,
+                Some(left) => {
+                    *left -= 1;
+                    true
+                }
+            };
+            // With all slots taken it may have waited for long.
+            if room && self.leases.lasts(&delivery, now) {
+                leased.push(delivery);
+            } else {
+                back.push(delivery);
+            }
+        }
+        if !back.is_empty() {
+            self.leases.give_back(&back, now).await;
+            self.wake(now);
+        }
+        (!leased.is_empty()).then_some(Batch { leased, epoch })
     }
 
     /// Waits until something may be due.
@@ -96,7 +148,11 @@ impl<S: DeliveryStore + ?Sized> Queue for EmbeddedQueue<S> {
         limit: usize,
         room: &(dyn Fn() -> Room + Sync),
     ) -> Result<Batch, StoreError> {
+        self.fresh.asked_for(limit);
         loop {
+            if let Some(batch) = self.take_fresh(limit, room).await {
+                return Ok(batch);
+            }
             if let Some(batch) = self.look(limit, room).await? {
                 return Ok(batch);
             }
@@ -122,14 +178,61 @@ impl<S: DeliveryStore + ?Sized> Queue for EmbeddedQueue<S> {
             self.wake.notify_one();
         }
     }
+
+    fn lease_new(
+        &self,
+        events: &[Arc<Event>],
+        deliveries: &mut [NewDelivery],
+        now: Timestamp,
+    ) -> Vec<LeasedDelivery> {
+        // What is due already goes first, and the store is looked at from time to time whatever comes.
+        let idle = Timestamp(self.looked_at.load(Ordering::Acquire)).plus(IDLE_LOOK) < now;
+        if idle || self.next_due.load(Ordering::Acquire) <= now.0 {
+            return Vec::new();
+        }
+        let mut leased = Vec::new();
+        for delivery in deliveries {
+            let mut events = events.iter();
+            let event = events.find(|event| event.id == delivery.event_id);
+            // What an earlier event left for a later one is in the store.
+            let Some(event) = event.filter(|event| event.correlation_key.is_none()) else {
+                continue;
+            };
+            if self.fresh.reserve(delivery) {
+                leased.push(self.leases.lease_new(event, delivery, now));
+            }
+        }
+        leased
+    }
+
+    fn hand_over(&self, batch: Batch) {
+        self.fresh.put(batch.leased, batch.epoch);
+        self.wake.notify_one();
+    }
+
+    fn withdraw(&self, leased: &[LeasedDelivery], is_doubtful: bool) {
+        self.leases.withdraw(leased, is_doubtful);
+        self.fresh.withdraw(leased.len());
+        self.wake.notify_one();
+    }
+
+    async fn stop(&self) -> Vec<LeasedDelivery> {
+        self.fresh.close();
+        while self.fresh.is_expecting() {
+            self.wake.notified().await;
+        }
+        self.fresh.take(usize::MAX).0
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use hookport_test_servers::Postgres;
 
-    use super::super::conformance::{self, LEASE, ManualClock, Parts};
+    use super::super::conformance::{self, LEASE, ManualClock, Parts, any, capped};
     use super::*;
+    use crate::domain::delivery::{DeliveryState, FencingToken};
+    use crate::domain::id::DeliveryId;
     use crate::domain::id::IdGenerator;
     use crate::store::Store;
     use crate::store::postgres::PostgresStore;
@@ -158,6 +261,78 @@ mod tests {
 
     fn unchecked<T>(_: &T) {}
 
+    async fn state(parts: &Parts, id: DeliveryId) -> DeliveryState {
+        let delivery = parts.store.delivery(id).await.expect("reads");
+        delivery.expect("there").state
+    }
+
+    /// What is written while a worker waits needs no claim, unless something stands against it.
+    async fn leases_what_is_written(parts: Parts) {
+        let ids = IdGenerator::default();
+        let mut subscriptions = Vec::new();
+        for _ in 0..3 {
+            let id = ids.next(parts.clock.now(), || 1);
+            conformance::put_subscription(&parts, id).await;
+            subscriptions.push(id);
+        }
+        let [plain, full, ordered] = subscriptions[..] else {
+            panic!("three");
+        };
+        let emit = |id, key| parts.emit_to(&ids, id, key);
+
+        let early = emit(plain, None).await;
+        assert_eq!(state(&parts, early).await, DeliveryState::Pending);
+        let leased = parts.take(1).await.remove(0);
+        assert_eq!((leased.id, leased.token), (early, FencingToken::FIRST));
+
+        assert!(parts.nothing_comes(&move || capped(full, 0)).await);
+        let first = emit(plain, None).await;
+        assert_eq!(state(&parts, first).await, DeliveryState::InFlight);
+        let kept_in_order = emit(ordered, Some("key")).await;
+        assert_eq!(state(&parts, kept_in_order).await, DeliveryState::Pending);
+        let later = emit(plain, None).await;
+        let expected = DeliveryState::Pending;
+        assert_eq!(state(&parts, later).await, expected, "something is due");
+        let leased = parts.take(3).await;
+        assert_eq!(leased[0].id, first);
+
+        parts.queue.wake(parts.clock.now());
+        assert!(parts.nothing_comes(&move || capped(full, 0)).await);
+        let held_back = emit(full, None).await;
+        assert_eq!(state(&parts, held_back).await, DeliveryState::Pending);
+        parts.take(1).await;
+
+        // It became full after the look: it goes back, and comes when there is room.
+        assert!(parts.nothing_comes(&any).await);
+        let crowded = emit(full, None).await;
+        assert_eq!(state(&parts, crowded).await, DeliveryState::InFlight);
+        assert!(parts.nothing_comes(&move || capped(full, 0)).await);
+        assert_eq!(state(&parts, crowded).await, DeliveryState::Pending);
+        parts.queue.wake(parts.clock.now());
+        let leased = parts.take(1).await.remove(0);
+        assert_eq!(leased.id, crowded);
+        assert!(leased.token > FencingToken::FIRST);
+
+        let left = emit(plain, None).await;
+        let stopped = parts.queue.stop().await;
+        assert_eq!(stopped.len(), 1);
+        assert_eq!(stopped[0].id, left);
+        let after = emit(plain, None).await;
+        assert_eq!(state(&parts, after).await, DeliveryState::Pending);
+    }
+
+    /// A caller that went away before the answer leaves a lease that nobody holds.
+    async fn doubts_what_nobody_waited_for(parts: Parts) {
+        let ids = IdGenerator::default();
+        let id = ids.next(parts.clock.now(), || 1);
+        conformance::put_subscription(&parts, id).await;
+        assert!(parts.nothing_comes(&any).await);
+        let delivery = parts.emit_unheard(&ids, id).await;
+        assert_eq!(state(&parts, delivery).await, DeliveryState::InFlight);
+        parts.queue.wake(parts.clock.now());
+        assert_eq!(parts.take(1).await[0].id, delivery);
+    }
+
     mod over_sqlite {
         use super::*;
 
@@ -168,6 +343,18 @@ mod tests {
         }
 
         conformance::cases!(fresh, unchecked);
+
+        #[tokio::test(flavor = "multi_thread")]
+        async fn leases_what_is_written_for_a_worker_that_waits() {
+            let (_dir, parts) = fresh().await;
+            leases_what_is_written(parts).await;
+        }
+
+        #[tokio::test(flavor = "multi_thread")]
+        async fn gives_back_what_was_written_for_nobody() {
+            let (_dir, parts) = fresh().await;
+            doubts_what_nobody_waited_for(parts).await;
+        }
     }
 
     mod over_postgres {
@@ -180,5 +367,15 @@ mod tests {
         }
 
         conformance::cases!(fresh, unchecked);
+
+        #[tokio::test(flavor = "multi_thread")]
+        async fn leases_what_is_written_for_a_worker_that_waits() {
+            leases_what_is_written(fresh().await.1).await;
+        }
+
+        #[tokio::test(flavor = "multi_thread")]
+        async fn gives_back_what_was_written_for_nobody() {
+            doubts_what_nobody_waited_for(fresh().await.1).await;
+        }
     }
 }

@@ -8,8 +8,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::domain::clock::{Clock, Timestamp};
-use crate::domain::delivery::LeaseResult;
+use crate::domain::delivery::{FencingToken, FirstLease, LeaseResult, LeasedDelivery, NewDelivery};
+use crate::domain::event::Event;
 use crate::domain::id::{DeliveryId, SubscriptionId, WorkerId};
+use crate::domain::job::{JobOrigin, JobQueue, Trigger};
 use crate::store::{Claim, ClaimRequest, DeliveryStore, Recorded, StoreError};
 
 pub(super) struct Leases<S: ?Sized> {
@@ -91,6 +93,64 @@ impl<S: DeliveryStore + ?Sized> Leases<S> {
             self.doubt();
         }
         recorded
+    }
+
+    /// A lease for `delivery`, which is to be written at `now` with its event.
+    pub(super) fn lease_new(
+        &self,
+        event: &Arc<Event>,
+        delivery: &mut NewDelivery,
+        now: Timestamp,
+    ) -> LeasedDelivery {
+        delivery.lease = Some(FirstLease {
+            worker: self.worker,
+            until: now.plus(self.lease),
+        });
+        // Before the store knows of it: it must not be given back meanwhile.
+        self.lock().insert(delivery.id);
+        LeasedDelivery {
+            id: delivery.id,
+            token: FencingToken::FIRST,
+            subscription_id: delivery.subscription_id,
+            provider: delivery.provider.clone(),
+            attempt: 1,
+            event: event.clone(),
+            external_id: None,
+            job: JobOrigin {
+                queue: JobQueue::Store,
+                trigger: Trigger::Ingest,
+                queued_at: now,
+                worker: self.worker,
+            },
+        }
+    }
+
+    /// Whether the lease of one that was leased as it was written goes on for long enough.
+    pub(super) fn lasts(&self, leased: &LeasedDelivery, now: Timestamp) -> bool {
+        now.since(leased.job.queued_at) < self.lease / 2
+    }
+
+    /// What was leased as it was written is held no more. If it was written, it is given back before
+    /// the next claim.
+    pub(super) fn withdraw(&self, leased: &[LeasedDelivery], is_doubtful: bool) {
+        let mut held = self.lock();
+        for leased in leased {
+            held.remove(&leased.id);
+        }
+        drop(held);
+        if is_doubtful {
+            self.doubt();
+        }
+    }
+
+    /// Gives leases back.
+    pub(super) async fn give_back(&self, leased: &[LeasedDelivery], now: Timestamp) {
+        let leases = leased.iter().map(|leased| (leased.id, leased.token));
+        let released = self.store.release(leases.collect(), now).await;
+        self.withdraw(leased, released.is_err());
+        if let Err(error) = released {
+            tracing::warn!(%error, "what may not go yet could not be given back at once");
+        }
     }
 
     fn doubt(&self) -> u64 {

@@ -3,17 +3,21 @@
 //! Invariant: a delivery that was handed out stays leased in the store until its result is
 //! recorded there; the queue only says where to look, so nothing is lost with it.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{LeaseResult, LeasedDelivery, NewDelivery};
-use crate::domain::id::SubscriptionId;
+use crate::domain::event::Event;
+use crate::domain::id::{EventId, SubscriptionId};
 use crate::store::{CatalogEpoch, Queued, Recorded, StoreError};
 
 pub mod broker;
 #[cfg(test)]
 pub mod conformance;
 pub mod embedded;
+mod fresh;
 mod leases;
 pub mod rabbitmq;
 
@@ -61,6 +65,33 @@ pub trait Queue: Send + Sync + 'static {
     /// A hint, after a commit: deliveries became due at `due`.
     fn wake(&self, due: Timestamp);
 
+    /// Before `deliveries` of `events` are written: gives leases to those that can be carried out here
+    /// at once, and returns these. Each is then handed over or withdrawn.
+    fn lease_new(
+        &self,
+        events: &[Arc<Event>],
+        deliveries: &mut [NewDelivery],
+        now: Timestamp,
+    ) -> Vec<LeasedDelivery> {
+        let _ = (events, deliveries, now);
+        Vec::new()
+    }
+
+    /// After the commit: what [`Queue::lease_new`] leased.
+    fn hand_over(&self, batch: Batch) {
+        let _ = batch;
+    }
+
+    /// What [`Queue::lease_new`] leased was not written, or nobody knows whether it was.
+    fn withdraw(&self, leased: &[LeasedDelivery], is_doubtful: bool) {
+        let _ = (leased, is_doubtful);
+    }
+
+    /// Leases no more by itself, and returns what was handed over to it and to nobody else yet.
+    async fn stop(&self) -> Vec<LeasedDelivery> {
+        Vec::new()
+    }
+
     /// Whether a broker is told of deliveries that are written now.
     fn is_told(&self) -> bool {
         false
@@ -73,31 +104,42 @@ pub trait Queue: Send + Sync + 'static {
     }
 }
 
-/// Deliveries that are being written, and whom to tell of them.
-#[derive(Debug)]
-pub struct Announcement {
+/// Deliveries that are being written, and whom to tell of them. Dropped before it is known what became
+/// of them, it leaves the store's word to count.
+pub struct Announcement<'q> {
+    queue: &'q dyn Queue,
     due: Timestamp,
-    /// Nothing needs to be told.
-    is_empty: bool,
+    /// Some wait to be claimed.
+    is_waited_for: bool,
     /// For the broker, where one is told.
     told: Option<Vec<Queued>>,
+    /// What has its lease, and sets out from here.
+    leased: Vec<LeasedDelivery>,
 }
 
-impl Announcement {
-    /// Before they are written, due at `due`.
+impl<'q> Announcement<'q> {
+    /// Before they are written, due at `due`; some get their lease.
     #[must_use]
-    pub fn new(queue: &dyn Queue, deliveries: &[NewDelivery], due: Timestamp) -> Self {
+    pub fn new(
+        queue: &'q dyn Queue,
+        events: &[Arc<Event>],
+        deliveries: &mut [NewDelivery],
+        due: Timestamp,
+    ) -> Self {
+        let leased = queue.lease_new(events, deliveries, due);
         let queued = |delivery: &NewDelivery| Queued {
             id: delivery.id,
             subscription_id: delivery.subscription_id,
             due,
         };
         Self {
+            queue,
             due,
-            is_empty: deliveries.is_empty(),
+            is_waited_for: leased.len() < deliveries.len(),
             told: queue
                 .is_told()
                 .then(|| deliveries.iter().map(queued).collect()),
+            leased,
         }
     }
 
@@ -107,12 +149,39 @@ impl Announcement {
         self.told.as_ref().map(|_| self.due)
     }
 
-    /// After the commit.
-    pub fn make(self, queue: &dyn Queue) {
-        match self.told {
-            _ if self.is_empty => {}
-            Some(told) => queue.tell(told),
-            None => queue.wake(self.due),
+    /// After the commit, at `epoch`, of the deliveries of `events` alone.
+    pub fn make(mut self, epoch: CatalogEpoch, events: &[EventId]) {
+        let (leased, unwritten): (Vec<_>, _) = std::mem::take(&mut self.leased)
+            .into_iter()
+            .partition(|leased| events.contains(&leased.event.id));
+        if !unwritten.is_empty() {
+            self.queue.withdraw(&unwritten, false);
         }
+        if !leased.is_empty() {
+            self.queue.hand_over(Batch { leased, epoch });
+        }
+        match self.told.take() {
+            _ if !self.is_waited_for => {}
+            Some(told) => self.queue.tell(told),
+            None => self.queue.wake(self.due),
+        }
+    }
+
+    /// Nothing was written.
+    pub fn withdraw(mut self) {
+        self.end(false);
+    }
+
+    fn end(&mut self, is_doubtful: bool) {
+        let leased = std::mem::take(&mut self.leased);
+        if !leased.is_empty() {
+            self.queue.withdraw(&leased, is_doubtful);
+        }
+    }
+}
+
+impl Drop for Announcement<'_> {
+    fn drop(&mut self) {
+        self.end(true);
     }
 }

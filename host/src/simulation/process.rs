@@ -19,7 +19,8 @@ use crate::coord::memory::Memory;
 use crate::dispatch::{Accepter, Ids, Programs, Replayer, Snapshots, Worker, WorkerConfig};
 use crate::domain::audit::Actor;
 use crate::domain::clock::{Clock, Timestamp};
-use crate::domain::delivery::{LeaseResult, Transition};
+use crate::domain::delivery::{LeaseResult, LeasedDelivery, NewDelivery, Transition};
+use crate::domain::event::Event;
 use crate::domain::id::WorkerId;
 use crate::queue::embedded::EmbeddedQueue;
 use crate::queue::{Batch, Queue, Room};
@@ -81,6 +82,23 @@ impl Queue for TwistedQueue {
 
     fn wake(&self, due: Timestamp) {
         self.straight.wake(due);
+    }
+
+    fn lease_new(
+        &self,
+        events: &[Arc<Event>],
+        deliveries: &mut [NewDelivery],
+        now: Timestamp,
+    ) -> Vec<LeasedDelivery> {
+        self.straight.lease_new(events, deliveries, now)
+    }
+
+    fn hand_over(&self, batch: Batch) {
+        self.straight.hand_over(batch);
+    }
+
+    fn withdraw(&self, leased: &[LeasedDelivery], is_doubtful: bool) {
+        self.straight.withdraw(leased, is_doubtful);
     }
 }
 

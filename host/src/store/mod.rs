@@ -97,7 +97,7 @@ pub struct AcceptRequest {
     pub idempotency: Option<IdempotencyKey>,
     /// The epoch of the catalog that the deliveries were matched against.
     pub epoch: CatalogEpoch,
-    /// Creation time of the deliveries; they are due at once.
+    /// Creation time of the deliveries; those without a lease are due at once.
     pub at: Timestamp,
     /// When a broker, which is told of them after the commit, has them come out; `None`: no broker
     /// is told, and claims find them.
@@ -612,6 +612,7 @@ pub trait Store:
     /// audit trail in the same transaction; when nothing is (there was none, it is refused), it is
     /// not. Claims and results of leases are no such changes: results bring their own entry.
     fn audited(&self, entry: NewEntry) -> Arc<dyn Store>;
+
     /// What a broker in front of it needs; `None`: it takes none, as it is not shared.
     fn outbox(self: Arc<Self>) -> Option<Arc<dyn OutboxStore>> {
         None

@@ -94,6 +94,13 @@ async fn subscriptions(api: &Api, url: &str) -> String {
     .await;
     let updated = entry(api, "subscription.updated", &id).await;
     assert_eq!(updated["requestId"], "the-request-77");
+    let unnamed = entry(api, "subscription.created", &id).await;
+    assert!(
+        unnamed["requestId"]
+            .as_str()
+            .is_some_and(|id| id.starts_with("req_")),
+        "{unnamed}"
+    );
     assert_eq!(updated["after"]["config"]["auth"]["token"], "");
     for (act, action, member, before, after) in [
         ("pause", "subscription.paused", "paused", false, true),

@@ -59,7 +59,7 @@ struct Gate {
     cell: Option<String>,
     /// Of the subscription and its connection, when the circuit was last looked at.
     changed_at: Timestamp,
-    /// It was at its concurrency when a claim was made.
+    /// A claim that was made could not have had all that it might take: its concurrency stood against it.
     full: bool,
 }
 
@@ -177,6 +177,7 @@ impl Gates {
             }
             !gate.is_idle(now)
         });
+        let idle = Gate::default();
         let mut caps = HashMap::new();
         let mut more_at = None;
         let mut hold = |id, left: usize, until: Option<Timestamp>| {
@@ -188,17 +189,13 @@ impl Gates {
         };
         for route in &snapshot.limited {
             let id = route.subscription.id;
-            match gates.get_mut(&id) {
-                Some(gate) => {
-                    let (left, until) = gate.left(&route.subscription.flow, now, limit);
-                    gate.full |= left == 0 && until.is_none();
-                    hold(id, left, until);
-                }
-                None => {
-                    let (left, until) = Gate::default().left(&route.subscription.flow, now, limit);
-                    hold(id, left, until);
-                }
+            let flow = &route.subscription.flow;
+            let gate = gates.get(&id);
+            let (left, until) = gate.unwrap_or(&idle).left(flow, now, limit);
+            if flow.concurrency.is_some() && left < limit && until.is_none() {
+                gates.entry(id).or_default().full = true;
             }
+            hold(id, left, until);
         }
         for (id, gate) in gates {
             match gate.circuit.admission(now) {

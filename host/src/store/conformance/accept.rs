@@ -60,6 +60,7 @@ pub(crate) async fn a_batch_is_accepted_whole(store: &dyn Store) {
             subscription_id: subscription.id,
             provider: provider(),
             ordering_key: None,
+            lease: None,
         })
         .collect();
     let batch = request(store, events, deliveries, T0).await;
@@ -71,6 +72,55 @@ pub(crate) async fn a_batch_is_accepted_whole(store: &dyn Store) {
         "counted up to the limit"
     );
     assert_eq!(fixture.claim(store, T0, 1_000).await.len(), 150);
+}
+
+pub(crate) async fn a_delivery_may_be_leased_as_it_is_accepted(store: &dyn Store) {
+    let fixture = Fixture::new();
+    let subscription = fixture.subscription(T0);
+    let id = subscription.id;
+    store.put_subscription(subscription).await.expect("put");
+    let lease = Some(FirstLease {
+        worker: fixture.worker,
+        until: T0.plus(LEASE),
+    });
+    let mut deliveries = Vec::new();
+    for _ in 0..3 {
+        let event = fixture.event("a.b", T0);
+        let delivery = NewDelivery {
+            id: fixture.id(T0),
+            event_id: event.id,
+            subscription_id: id,
+            provider: provider(),
+            ordering_key: None,
+            lease,
+        };
+        let request = request(store, vec![event], vec![delivery.clone()], T0).await;
+        assert_eq!(store.accept(request).await.expect("accepts"), Accepted::New);
+        assert_eq!(state(store, &delivery).await, DeliveryState::InFlight);
+        deliveries.push(delivery);
+    }
+    assert!(fixture.claim(store, T0, 10).await.is_empty(), "leased");
+
+    // The first ends, the second is given back as one whose answer was lost, the third lapses.
+    let held = vec![deliveries[0].id, deliveries[2].id];
+    let released = store.release_unheld(fixture.worker, held, T0).await;
+    assert_eq!(released.expect("releases"), 1);
+    let again = fixture.claim_one(store, T0).await;
+    assert_eq!(again.id, deliveries[1].id);
+    assert!(again.token > FencingToken::FIRST);
+    let first = |delivery: &NewDelivery| LeaseResult {
+        id: delivery.id,
+        token: FencingToken::FIRST,
+        ..success(&again)
+    };
+    let recorded = store.record(first(&deliveries[0])).await;
+    assert_eq!(recorded.expect("records"), Recorded::Written);
+    let stale = store.record(first(&deliveries[1])).await;
+    assert_eq!(stale.expect("records"), Recorded::LeaseLost);
+    let lapsed = fixture.claim(store, T0.plus(LEASE), 10).await;
+    assert!(lapsed.iter().any(|leased| leased.id == deliveries[2].id));
+    let log = store.attempts(deliveries[0].id).await.expect("read");
+    assert_eq!((log.len(), log[0].number), (1, 1));
 }
 
 fn keyed(mut request: AcceptRequest, key: &str, body: u8) -> AcceptRequest {

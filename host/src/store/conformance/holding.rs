@@ -30,6 +30,7 @@ impl Fixture {
                 subscription_id: id,
                 provider: provider(),
                 ordering_key: None,
+                lease: None,
             })
             .collect();
         let request = request(store, vec![event], deliveries, T0).await;
@@ -166,6 +167,7 @@ pub(crate) async fn what_the_filter_does_not_want_is_at_its_end(store: &dyn Stor
         subscription_id: id,
         provider: provider(),
         ordering_key: None,
+        lease: None,
     };
     let accepted = request(store, vec![event], vec![delivery.clone()], T0).await;
     store.accept(accepted).await.expect("accepts");

@@ -34,6 +34,7 @@ async fn request(
         subscription_id: subscription,
         provider: provider(),
         ordering_key: None,
+        lease: None,
     };
     ReceiveRequest {
         webhook,

@@ -13,7 +13,8 @@ use super::{
 };
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{
-    Attempt, DeliveryState, LeaseResult, LeasedDelivery, LogLine, NewDelivery, Outcome, Transition,
+    Attempt, DeliveryState, FencingToken, FirstLease, LeaseResult, LeasedDelivery, LogLine,
+    NewDelivery, Outcome, Transition,
 };
 use crate::domain::event::{Event, EventPattern, EventType, EventTypeName};
 use crate::domain::id::{
@@ -68,6 +69,7 @@ macro_rules! cases {
         $crate::store::conformance::cases!($open:
             what_was_accepted_is_there_and_claimable,
             a_batch_is_accepted_whole,
+            a_delivery_may_be_leased_as_it_is_accepted,
             an_idempotency_key_gives_the_first_events_again,
             an_idempotency_key_holds_among_fifty_callers_at_once,
             a_stale_catalogue_accepts_nothing,
@@ -257,6 +259,7 @@ impl Fixture {
             subscription_id: subscription,
             provider: provider(),
             ordering_key: ordering_key.map(Arc::from),
+            lease: None,
         };
         let request = request(store, vec![event], vec![delivery.clone()], at).await;
         assert_eq!(store.accept(request).await.expect("accepts"), Accepted::New);

@@ -35,6 +35,7 @@ impl<'a> Told<'a> {
             subscription_id: self.subscription.id,
             provider: provider(),
             ordering_key: key.map(Arc::from),
+            lease: None,
         };
         let id = delivery.id;
         let mut request = request(self.store, vec![event], vec![delivery], T0).await;

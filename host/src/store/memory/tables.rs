@@ -214,15 +214,18 @@ impl Tables {
     pub(super) fn create(&mut self, new: &NewDelivery, replay: Option<ReplayId>, at: Timestamp) {
         let event_type = self.events.get(&new.event_id);
         let event_type = event_type.map(|event| event.event_type.as_str().to_owned());
+        let lease = new.lease;
+        let state = lease.map_or(DeliveryState::Pending, |_| DeliveryState::InFlight);
+        let token = lease.map_or(FencingToken(0), |_| FencingToken::FIRST);
         let delivery = Delivery {
             id: new.id,
             event_id: new.event_id,
             event_type: event_type.unwrap_or_default(),
             subscription_id: new.subscription_id,
             provider: new.provider.clone(),
-            state: DeliveryState::Pending,
+            state,
             attempts: 0,
-            due_at: Some(at),
+            due_at: Some(lease.map_or(at, |lease| lease.until)),
             external_id: None,
             last_error: None,
             discarded: None,
@@ -236,15 +239,15 @@ impl Tables {
                 Some(_) => Why::Replayed,
             },
             from: None,
-            to: DeliveryState::Pending,
+            to: state,
             token: FencingToken(0),
             lease_end: None,
         });
         let row = Row {
             delivery,
             ordering_key: new.ordering_key.clone(),
-            token: FencingToken(0),
-            worker: None,
+            token,
+            worker: lease.map(|lease| lease.worker),
             replay,
             run: None,
             trigger: match replay {

@@ -3,13 +3,14 @@
 use sqlx::Row as _;
 
 use super::dialect::{self, DbConnection, write_rows};
-use super::row::{PENDING, corrupt};
+use super::row::{IN_FLIGHT, PENDING, corrupt};
+use crate::domain::delivery::FencingToken;
 use crate::domain::event::Event;
 use crate::domain::id::EventId;
 use crate::store::{AcceptRequest, Accepted, IdempotencyKey, Result};
 
 const INSERT_EVENTS: &str = "INSERT INTO events (id, event_type, payload, occurred_at, received_at, correlation_key, system_ids, trace_parent) {rows}";
-const INSERT_DELIVERIES: &str = "INSERT INTO deliveries (id, event_id, event_type, subscription_id, provider, state, due_at, ordering_key, created_at, updated_at, queued_for) {rows}";
+const INSERT_DELIVERIES: &str = "INSERT INTO deliveries (id, event_id, event_type, subscription_id, provider, state, due_at, ordering_key, created_at, updated_at, queued_for, token, worker) {rows}";
 
 pub(super) async fn write(
     connection: &mut DbConnection,
@@ -125,28 +126,32 @@ pub(super) async fn insert_deliveries(
         .map(|(request, delivery)| {
             let mut events = request.events.iter();
             let event = events.find(|event| event.id == delivery.event_id);
+            let lease = delivery.lease;
             [
                 delivery.id.to_string().into(),
                 delivery.event_id.to_string().into(),
                 event.map_or("", |event| event.event_type.as_str()).into(),
                 delivery.subscription_id.to_string().into(),
                 delivery.provider.as_str().into(),
-                PENDING.into(),
-                request.at.0.into(),
+                lease.map_or(PENDING, |_| IN_FLIGHT).into(),
+                lease.map_or(request.at, |lease| lease.until).0.into(),
                 delivery.ordering_key.as_deref().into(),
                 request.at.0.into(),
                 request.at.0.into(),
                 request.queued_for.map(|at| at.0).into(),
+                lease.map_or(0, |_| FencingToken::FIRST.0).into(),
+                lease.map(|lease| lease.worker.to_string()).into(),
             ]
         })
         .collect();
     write_rows(connection, INSERT_DELIVERIES, &rows).await?;
-    // What a broker is told of needs no other announcement.
+    // What a broker is told of, and what has its lease, needs no other announcement.
     let mut unqueued = requests
         .iter()
-        .filter(|request| request.queued_for.is_none());
+        .filter(|request| request.queued_for.is_none())
+        .flat_map(|request| &request.deliveries);
     if let Some(announce) = dialect::ANNOUNCE
-        && unqueued.any(|request| !request.deliveries.is_empty())
+        && unqueued.any(|delivery| delivery.lease.is_none())
     {
         sqlx::query(announce).execute(connection).await?;
     }

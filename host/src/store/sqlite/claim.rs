@@ -6,9 +6,9 @@ use std::sync::Arc;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, SqliteConnection};
 
+use super::dialect::read_rows;
 use super::lanes::{self, Cursor, in_order};
 use super::row::{IN_FLIGHT, event_from_row, parse, trigger_of};
-use super::values::{chunks, statement};
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{FencingToken, LeasedDelivery};
 use crate::domain::event::Event;
@@ -43,8 +43,10 @@ const LEASE_PICKED: &str = concat!(lease!(), "(SELECT value FROM json_each(?5))"
 const OUTLOOK: &str = "SELECT EXISTS (SELECT 1 FROM deliveries WHERE due_at IS NOT NULL AND due_at <= ?1), \
      (SELECT min(due_at) FROM deliveries WHERE due_at IS NOT NULL AND due_at > ?1)";
 
-const EVENTS: &str = "SELECT id, event_type, payload, occurred_at, received_at, correlation_key, system_ids, trace_parent FROM events WHERE (id) IN ({rows})";
-const EXTERNAL_IDS: &str = "SELECT x.subscription_id, x.correlation_key, x.external_id FROM external_ids x WHERE (x.subscription_id, x.correlation_key) IN ({rows})";
+const EVENTS: &str = "SELECT e.id, e.event_type, e.payload, e.occurred_at, e.received_at, e.correlation_key, e.system_ids, e.trace_parent \
+     FROM ({rows}) AS v CROSS JOIN events e WHERE e.id = v.column1";
+const EXTERNAL_IDS: &str = "SELECT x.subscription_id, x.correlation_key, x.external_id \
+     FROM ({rows}) AS v CROSS JOIN external_ids x WHERE x.subscription_id = v.column1 AND x.correlation_key = v.column2";
 
 /// A leased row before its event is known.
 struct Leased {
@@ -180,15 +182,10 @@ async fn load_events(
     ids.sort_unstable();
     ids.dedup();
     let mut events = HashMap::with_capacity(ids.len());
-    for chunk in chunks(&ids) {
-        let mut query = sqlx::query(statement(EVENTS, 1, chunk.len()));
-        for id in chunk {
-            query = query.bind(id.to_string());
-        }
-        for row in query.fetch_all(&mut *connection).await? {
-            let event = event_from_row(&row)?;
-            events.insert(event.id, Arc::new(event));
-        }
+    let rows: Vec<_> = ids.iter().map(|id| [id.to_string().into()]).collect();
+    for row in read_rows(connection, EVENTS, &rows).await? {
+        let event = event_from_row(&row)?;
+        events.insert(event.id, Arc::new(event));
     }
     Ok(events)
 }
@@ -206,15 +203,13 @@ async fn load_external_ids(
         })
         .collect();
     let mut found = HashMap::new();
-    for chunk in chunks(&keys) {
-        let mut query = sqlx::query(statement(EXTERNAL_IDS, 2, chunk.len()));
-        for (subscription, key) in chunk {
-            query = query.bind(subscription.to_string()).bind(*key);
-        }
-        for row in query.fetch_all(&mut *connection).await? {
-            let subscription = parse("external_ids.subscription_id", row.try_get(0)?)?;
-            found.insert((subscription, row.try_get(1)?), row.try_get(2)?);
-        }
+    let rows: Vec<_> = keys
+        .iter()
+        .map(|(subscription, key)| [subscription.to_string().into(), (*key).into()])
+        .collect();
+    for row in read_rows(connection, EXTERNAL_IDS, &rows).await? {
+        let subscription = parse("external_ids.subscription_id", row.try_get(0)?)?;
+        found.insert((subscription, row.try_get(1)?), row.try_get(2)?);
     }
     Ok(found)
 }

@@ -175,6 +175,7 @@ async fn request(
         subscription_id: ids.next(now, rand::random),
         provider: ProviderId::parse("webhook").expect("an id"),
         ordering_key: None,
+        lease: None,
     };
     AcceptRequest {
         events: vec![Arc::new(event)],

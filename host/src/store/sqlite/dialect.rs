@@ -7,7 +7,7 @@ use sqlx::sqlite::{SqliteArguments, SqliteConnectOptions};
 use sqlx::{Connection as _, Sqlite, SqliteConnection, SqlitePool, SqliteTransaction};
 
 use super::batch::Cell;
-use super::values::{chunks, statement};
+use super::values::{chunks, size_for, statement};
 use crate::store::Result;
 
 pub(super) type Backend = super::SqliteStore;
@@ -99,12 +99,16 @@ fn bound<'q, const COLUMNS: usize>(
     template: &'static str,
     rows: &'q [[Cell<'_>; COLUMNS]],
 ) -> Query<'q, Db, SqliteArguments> {
-    let mut query = sqlx::query(statement(template, COLUMNS, rows.len()));
+    let size = size_for(rows.len());
+    let mut query = sqlx::query(statement(template, COLUMNS, size));
     for cell in rows.iter().flatten() {
         query = match cell {
             Cell::Text(text) => query.bind(text.as_deref()),
             Cell::Number(number) => query.bind(number),
         };
+    }
+    for _ in rows.len() * COLUMNS..size * COLUMNS {
+        query = query.bind(None::<i64>);
     }
     query
 }
