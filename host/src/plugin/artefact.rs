@@ -1,17 +1,18 @@
 //! The one place that trusts bytes: compiled artefacts that this gateway wrote itself.
 
+use bytes::Bytes;
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
 /// A compiled component that came from [`super::engine::Sandbox::compile`] of this gateway's own
 /// binary: straight from its compile child, or from the code cache after its tag was verified.
-pub struct TrustedArtefact(Vec<u8>);
+pub struct TrustedArtefact(Bytes);
 
 impl TrustedArtefact {
     /// Vouches for `bytes`. Call this only where their origin has been established.
     #[must_use]
-    pub fn vouch(bytes: Vec<u8>) -> Self {
-        Self(bytes)
+    pub fn vouch(bytes: impl Into<Bytes>) -> Self {
+        Self(bytes.into())
     }
 
     /// The bytes, to be written to the code cache.

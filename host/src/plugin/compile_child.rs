@@ -12,6 +12,7 @@ use std::process::{ExitCode, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use rustix::process::{Resource, Rlimit, setrlimit};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
@@ -150,7 +151,7 @@ impl Compiler {
     ///
     /// # Cancel safety
     /// Dropping the future kills the child.
-    pub async fn compile(&self, wasm: Arc<[u8]>) -> Result<TrustedArtefact, CompileError> {
+    pub async fn compile(&self, wasm: Bytes) -> Result<TrustedArtefact, CompileError> {
         let size = u64::try_from(wasm.len()).unwrap_or(u64::MAX);
         if size > self.limits.wasm_bytes_max {
             return Err(CompileError::Foreign(format!(
@@ -392,7 +393,7 @@ mod tests {
     ) -> Result<String, CompileError> {
         let arguments = arguments.iter().map(OsString::from).collect();
         let compiler = Compiler::with_program(program.into(), arguments, limits);
-        let artefact = compiler.compile(Arc::from(HEADER)).await?;
+        let artefact = compiler.compile(Bytes::from_static(&HEADER)).await?;
         Ok(String::from_utf8_lossy(artefact.bytes()).into_owned())
     }
 
@@ -471,7 +472,7 @@ mod tests {
             Vec::new(),
             CompileLimits::default(),
         );
-        let Err(error) = compiler.compile(Arc::from(*b"plain text")).await else {
+        let Err(error) = compiler.compile(Bytes::from_static(b"plain text")).await else {
             panic!("it is no component");
         };
         assert_eq!(

@@ -8,9 +8,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::Notify;
 
-use super::fresh::Fresh;
+use super::fresh::{Fresh, Reserved};
 use super::leases::Leases;
-use super::{Batch, Queue, Room};
+use super::{Batch, New, Queue, Room};
 use crate::domain::clock::{Clock, Timestamp, within};
 use crate::domain::delivery::{LeaseResult, LeasedDelivery, NewDelivery, Transition};
 use crate::domain::event::Event;
@@ -74,12 +74,12 @@ impl<S: DeliveryStore + ?Sized> EmbeddedQueue<S> {
         };
         // Held back by its ordering key or its subscription's cap: whoever ends that wakes
         // the queue, if it is not time itself.
-        let sooner = [more_at, Some(now.plus(IDLE_LOOK))];
-        let sooner = sooner.into_iter().flatten().filter(|_| claim.held_back);
+        let again = claim.held_back.then(|| now.plus(IDLE_LOOK));
         if claim.next_due.is_none_or(|due| due > now) {
             self.fresh.looked();
         }
-        if let Some(due) = claim.next_due.into_iter().chain(sooner).min() {
+        let next = [claim.next_due, more_at, again];
+        if let Some(due) = next.into_iter().flatten().min() {
             self.next_due.fetch_min(due.0, Ordering::AcqRel);
         }
         Ok((!claim.leased.is_empty()).then_some(Batch {
@@ -97,6 +97,9 @@ impl<S: DeliveryStore + ?Sized> EmbeddedQueue<S> {
         let now = self.leases.clock.now();
         let room = room();
         self.fresh.hold_back(&room);
+        if let Some(more_at) = room.more_at {
+            self.next_due.fetch_min(more_at.0, Ordering::AcqRel);
+        }
         let mut left: HashMap<SubscriptionId, usize> = HashMap::new();
         for (id, cap) in room.caps {
             let left = left.entry(id).or_insert(cap);
@@ -184,25 +187,29 @@ impl<S: DeliveryStore + ?Sized> Queue for EmbeddedQueue<S> {
         events: &[Arc<Event>],
         deliveries: &mut [NewDelivery],
         now: Timestamp,
-    ) -> Vec<LeasedDelivery> {
+    ) -> New {
         // What is due already goes first, and the store is looked at from time to time whatever comes.
         let idle = Timestamp(self.looked_at.load(Ordering::Acquire)).plus(IDLE_LOOK) < now;
-        if idle || self.next_due.load(Ordering::Acquire) <= now.0 {
-            return Vec::new();
-        }
-        let mut leased = Vec::new();
-        for delivery in deliveries {
+        let is_first = !idle && self.next_due.load(Ordering::Acquire) > now.0;
+        let mut new = New {
+            leased: Vec::new(),
+            is_waited_for: !is_first && !deliveries.is_empty(),
+        };
+        for delivery in deliveries.iter_mut().filter(|_| is_first) {
             let mut events = events.iter();
             let event = events.find(|event| event.id == delivery.event_id);
             // What an earlier event left for a later one is in the store.
-            let Some(event) = event.filter(|event| event.correlation_key.is_none()) else {
-                continue;
-            };
-            if self.fresh.reserve(delivery) {
-                leased.push(self.leases.lease_new(event, delivery, now));
+            let event = event.filter(|event| event.correlation_key.is_none());
+            match (self.fresh.reserve(delivery, event.is_some()), event) {
+                (Reserved::Yes, Some(event)) => {
+                    new.leased.push(self.leases.lease_new(event, delivery, now));
+                }
+                // Who lets its subscription go on wakes the queue.
+                (Reserved::HeldBack, _) => {}
+                _ => new.is_waited_for = true,
             }
         }
-        leased
+        new
     }
 
     fn hand_over(&self, batch: Batch) {

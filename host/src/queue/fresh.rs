@@ -1,6 +1,6 @@
 //! Deliveries that are leased as they are written, so that nobody has to claim them (ADR 0017).
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::Room;
@@ -10,6 +10,17 @@ use crate::store::CatalogEpoch;
 
 /// How much may be leased and not begun, in batches of the worker's: about as much as it has slots for.
 const BATCHES_MAX: usize = 4;
+
+/// Whether a delivery may be leased as it is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reserved {
+    /// It counts as leased from now on.
+    Yes,
+    /// It waits for a claim.
+    No,
+    /// A claim would pass it over.
+    HeldBack,
+}
 
 /// What was leased by writing it, on its way to the worker.
 #[derive(Debug, Default)]
@@ -21,8 +32,8 @@ struct State {
     room: usize,
     /// Nothing else waits in the store, as of the last look.
     is_first: bool,
-    /// What may not go without a look.
-    capped: HashSet<SubscriptionId>,
+    /// How many of these may go, as of the last look: none is leased without another one.
+    caps: HashMap<SubscriptionId, usize>,
     /// On their way into the store.
     unwritten: usize,
     written: VecDeque<LeasedDelivery>,
@@ -54,8 +65,11 @@ impl Fresh {
     /// From now on these may not go without a look.
     pub(super) fn hold_back(&self, room: &Room) {
         let mut state = self.state();
-        state.capped.clear();
-        state.capped.extend(room.caps.iter().map(|(id, _)| *id));
+        state.caps.clear();
+        for (id, cap) in &room.caps {
+            let least = state.caps.entry(*id).or_insert(*cap);
+            *least = (*cap).min(*least);
+        }
     }
 
     /// The look found everything that could be taken.
@@ -63,15 +77,23 @@ impl Fresh {
         self.state().is_first = true;
     }
 
-    /// Whether `delivery` may be leased; it counts as such.
-    pub(super) fn reserve(&self, delivery: &NewDelivery) -> bool {
+    /// Whether `delivery` may be leased, if it `may` as far as its event goes; it counts as such.
+    pub(super) fn reserve(&self, delivery: &NewDelivery, may: bool) -> Reserved {
         let mut state = self.state();
-        let may = state.is_first
+        let cap = state.caps.get(&delivery.subscription_id);
+        if cap == Some(&0) {
+            return Reserved::HeldBack;
+        }
+        let may = may
+            && cap.is_none()
+            && state.is_first
             && state.unwritten + state.written.len() < state.room
-            && delivery.ordering_key.is_none()
-            && !state.capped.contains(&delivery.subscription_id);
-        state.unwritten += usize::from(may);
-        may
+            && delivery.ordering_key.is_none();
+        if !may {
+            return Reserved::No;
+        }
+        state.unwritten += 1;
+        Reserved::Yes
     }
 
     /// Some that were reserved are not to come.

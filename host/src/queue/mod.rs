@@ -66,15 +66,18 @@ pub trait Queue: Send + Sync + 'static {
     fn wake(&self, due: Timestamp);
 
     /// Before `deliveries` of `events` are written: gives leases to those that can be carried out here
-    /// at once, and returns these. Each is then handed over or withdrawn.
+    /// at once. Each of these is then handed over or withdrawn.
     fn lease_new(
         &self,
         events: &[Arc<Event>],
         deliveries: &mut [NewDelivery],
         now: Timestamp,
-    ) -> Vec<LeasedDelivery> {
-        let _ = (events, deliveries, now);
-        Vec::new()
+    ) -> New {
+        let _ = (events, now);
+        New {
+            leased: Vec::new(),
+            is_waited_for: !deliveries.is_empty(),
+        }
     }
 
     /// After the commit: what [`Queue::lease_new`] leased.
@@ -104,12 +107,21 @@ pub trait Queue: Send + Sync + 'static {
     }
 }
 
+/// What becomes of deliveries that are about to be written.
+#[derive(Debug)]
+pub struct New {
+    /// What sets out from here after the commit.
+    pub leased: Vec<LeasedDelivery>,
+    /// Others are to be claimed at once, and nobody knows of it.
+    pub is_waited_for: bool,
+}
+
 /// Deliveries that are being written, and whom to tell of them. Dropped before it is known what became
 /// of them, it leaves the store's word to count.
 pub struct Announcement<'q> {
     queue: &'q dyn Queue,
     due: Timestamp,
-    /// Some wait to be claimed.
+    /// Some wait for a claim.
     is_waited_for: bool,
     /// For the broker, where one is told.
     told: Option<Vec<Queued>>,
@@ -126,7 +138,10 @@ impl<'q> Announcement<'q> {
         deliveries: &mut [NewDelivery],
         due: Timestamp,
     ) -> Self {
-        let leased = queue.lease_new(events, deliveries, due);
+        let New {
+            leased,
+            is_waited_for,
+        } = queue.lease_new(events, deliveries, due);
         let queued = |delivery: &NewDelivery| Queued {
             id: delivery.id,
             subscription_id: delivery.subscription_id,
@@ -135,7 +150,7 @@ impl<'q> Announcement<'q> {
         Self {
             queue,
             due,
-            is_waited_for: leased.len() < deliveries.len(),
+            is_waited_for,
             told: queue
                 .is_told()
                 .then(|| deliveries.iter().map(queued).collect()),

@@ -23,7 +23,7 @@ use crate::domain::delivery::{LeaseResult, LeasedDelivery, NewDelivery, Transiti
 use crate::domain::event::Event;
 use crate::domain::id::WorkerId;
 use crate::queue::embedded::EmbeddedQueue;
-use crate::queue::{Batch, Queue, Room};
+use crate::queue::{Batch, New, Queue, Room};
 use crate::store::{Recorded, Store, StoreError};
 use crate::telemetry::Traces;
 use crate::vault::{MasterKey, Vault};
@@ -89,7 +89,7 @@ impl Queue for TwistedQueue {
         events: &[Arc<Event>],
         deliveries: &mut [NewDelivery],
         now: Timestamp,
-    ) -> Vec<LeasedDelivery> {
+    ) -> New {
         self.straight.lease_new(events, deliveries, now)
     }
 

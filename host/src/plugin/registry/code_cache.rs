@@ -18,6 +18,7 @@ use rustix::fs::{OFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
+use super::apart;
 use crate::plugin::artefact::TrustedArtefact;
 
 const KEY_FILE: &str = "key";
@@ -175,12 +176,11 @@ impl CodeCache {
             return Ok(None);
         }
         let mut header = [0; MAGIC.len() + TAG_BYTES];
-        let mut artefact =
-            Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or(0).min(1 << 30));
         if file.read_exact(&mut header).is_err() {
             return Ok(None);
         }
-        file.read_to_end(&mut artefact)?;
+        let len = metadata.len().saturating_sub(header.len() as u64);
+        let artefact = apart::read(&mut file, len)?;
         let (magic, tag) = header.split_at(MAGIC.len());
         let Some(mac) = self.mac(digest, &artefact) else {
             return Ok(None);

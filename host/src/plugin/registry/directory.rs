@@ -5,13 +5,15 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, Metadata, OpenOptions};
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
+use bytes::Bytes;
 use rustix::fs::OFlags;
 use sha2::{Digest, Sha256};
 
+use super::apart;
 use crate::domain::clock::Timestamp;
 
 /// Files looked at; more than this is a mistake.
@@ -102,7 +104,7 @@ pub(super) fn signature(path: &Path) -> Option<Signature> {
 
 /// A file's content, read whole.
 pub(super) struct Content {
-    pub(super) bytes: Vec<u8>,
+    pub(super) bytes: Bytes,
     /// SHA-256, hexadecimal.
     pub(super) digest: String,
 }
@@ -143,11 +145,13 @@ pub(super) fn read(path: &Path, expected: Signature, bytes_max: u64) -> Result<C
     if expected.size > bytes_max {
         return Err(ReadError::TooLarge);
     }
-    let mut bytes = Vec::with_capacity(usize::try_from(expected.size).unwrap_or(0));
-    Read::by_ref(&mut file)
-        .take(bytes_max.saturating_add(1))
-        .read_to_end(&mut bytes)
-        .map_err(ReadError::Io)?;
+    let bytes = match apart::read(&mut file, expected.size) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+            return Err(ReadError::Changing);
+        }
+        Err(error) => return Err(ReadError::Io(error)),
+    };
     if !unchanged(&file)? {
         return Err(ReadError::Changing);
     }
@@ -196,7 +200,7 @@ mod tests {
         fs::write(&path, b"abc").expect("written");
         let before = signature(&path).expect("there");
         let content = read(&path, before, 10).expect("read");
-        assert_eq!(content.bytes, b"abc");
+        assert_eq!(content.bytes, &b"abc"[..]);
         assert!(content.digest.starts_with("ba7816bf"), "{}", content.digest);
         assert!(matches!(read(&path, before, 2), Err(ReadError::TooLarge)));
         fs::write(&path, b"abcd").expect("written");

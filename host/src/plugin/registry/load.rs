@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+use bytes::Bytes;
 use tokio::sync::Semaphore;
 
 use super::RegistryConfig;
@@ -133,10 +134,10 @@ impl Loader {
         .await?
     }
 
-    async fn compiled(&self, wasm: Vec<u8>, digest: &str) -> Result<LoadedCode, Fault> {
+    async fn compiled(&self, wasm: Bytes, digest: &str) -> Result<LoadedCode, Fault> {
         let artefact = self
             .compiler
-            .compile(wasm.into())
+            .compile(wasm)
             .await
             .map_err(|error| Fault(error.to_string()))?;
         let (sandbox, cache) = (self.sandbox.clone(), self.cache.clone());
@@ -201,7 +202,7 @@ pub async fn inspect(
         .map_err(|error| format!("{}: {error}", file.display()))?;
     verify(&content.bytes)?;
     let artefact = compiler
-        .compile(content.bytes.into())
+        .compile(content.bytes)
         .await
         .map_err(|error| error.to_string())?;
     let code = sandbox.load(&artefact).map_err(|error| error.to_string())?;

@@ -7,6 +7,7 @@
 //!
 //! [`state`] decides, without I/O; this module reads, compiles, watches and publishes.
 
+mod apart;
 mod code_cache;
 mod directory;
 mod documents;
