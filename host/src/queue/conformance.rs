@@ -91,7 +91,7 @@ pub(super) fn capped(id: SubscriptionId, cap: usize) -> Room {
 
 impl Parts {
     /// Lets time go by.
-    async fn pass(&self, by: Duration) {
+    pub(super) async fn pass(&self, by: Duration) {
         match &self.manual {
             Some(clock) => {
                 let ms = i64::try_from(by.as_millis()).expect("short");

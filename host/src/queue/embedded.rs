@@ -1,6 +1,5 @@
 //! The queue over the store: claims are leases in the store, wake-ups are in process.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -8,9 +7,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::Notify;
 
-use super::fresh::{Fresh, Reserved};
+use super::fresh::Fresh;
 use super::leases::Leases;
-use super::{Batch, New, Queue, Room};
+use super::{Batch, Queue, Room};
 use crate::domain::clock::{Clock, Timestamp, within};
 use crate::domain::delivery::{LeaseResult, LeasedDelivery, NewDelivery, Transition};
 use crate::domain::event::Event;
@@ -61,7 +60,7 @@ impl<S: DeliveryStore + ?Sized> EmbeddedQueue<S> {
         self.next_due.store(NEVER, Ordering::Release);
         self.looked_at.store(now.0, Ordering::Release);
         let room = room();
-        self.fresh.looking(&room);
+        self.fresh.looking(&room, now);
         let Room { caps, more_at } = room;
         let request = self.leases.request(now, limit, caps);
         let claimed = self.leases.claim(now, self.leases.store.claim(request));
@@ -88,44 +87,23 @@ impl<S: DeliveryStore + ?Sized> EmbeddedQueue<S> {
         }))
     }
 
-    /// What was leased as it was written, but for what may not go now: that goes back.
+    /// What was leased as it was written and may go now.
     async fn take_fresh(&self, limit: usize, room: &(dyn Fn() -> Room + Sync)) -> Option<Batch> {
-        let (fresh, epoch) = self.fresh.take(limit);
-        if fresh.is_empty() {
+        if self.fresh.is_empty() {
             return None;
         }
         let now = self.leases.clock.now();
         let room = room();
-        self.fresh.hold_back(&room);
+        self.fresh.hold_back(&room, now);
         if let Some(more_at) = room.more_at {
             self.next_due.fetch_min(more_at.0, Ordering::AcqRel);
         }
-        let mut left: HashMap<SubscriptionId, usize> = HashMap::new();
-        for (id, cap) in room.caps {
-            let left = left.entry(id).or_insert(cap);
-            *left = cap.min(*left);
-        }
-        let (mut leased, mut back) = (Vec::with_capacity(fresh.len()), Vec::new());
-        for delivery in fresh {
-            let room = match left.get_mut(&delivery.subscription_id) {
-                None => true,
-                Some(0) => false,
-                Some(left) => {
-                    *left -= 1;
-                    true
-                }
-            };
-            // With all slots taken it may have waited for long.
-            if room && self.leases.lasts(&delivery, now) {
-                leased.push(delivery);
-            } else {
-                back.push(delivery);
-            }
-        }
-        if !back.is_empty() {
-            self.leases.give_back(&back, now).await;
+        let taken = self.fresh.take(limit, now, self.leases.lease);
+        if !taken.back.is_empty() {
+            self.leases.give_back(&taken.back, now).await;
             self.wake(now);
         }
+        let (leased, epoch) = (taken.leased, taken.epoch);
         (!leased.is_empty()).then_some(Batch { leased, epoch })
     }
 
@@ -187,29 +165,32 @@ impl<S: DeliveryStore + ?Sized> Queue for EmbeddedQueue<S> {
         events: &[Arc<Event>],
         deliveries: &mut [NewDelivery],
         now: Timestamp,
-    ) -> New {
+    ) -> Vec<LeasedDelivery> {
         // What is due already goes first, and the store is looked at from time to time whatever comes.
         let idle = Timestamp(self.looked_at.load(Ordering::Acquire)).plus(IDLE_LOOK) < now;
-        let is_first = !idle && self.next_due.load(Ordering::Acquire) > now.0;
-        let mut new = New {
-            leased: Vec::new(),
-            is_waited_for: !is_first && !deliveries.is_empty(),
-        };
-        for delivery in deliveries.iter_mut().filter(|_| is_first) {
+        if idle || self.next_due.load(Ordering::Acquire) <= now.0 {
+            return Vec::new();
+        }
+        let mut leased = Vec::new();
+        for delivery in deliveries {
             let mut events = events.iter();
             let event = events.find(|event| event.id == delivery.event_id);
             // What an earlier event left for a later one is in the store.
-            let event = event.filter(|event| event.correlation_key.is_none());
-            match (self.fresh.reserve(delivery, event.is_some()), event) {
-                (Reserved::Yes, Some(event)) => {
-                    new.leased.push(self.leases.lease_new(event, delivery, now));
-                }
-                // Who lets its subscription go on wakes the queue.
-                (Reserved::HeldBack, _) => {}
-                _ => new.is_waited_for = true,
+            let Some(event) = event.filter(|event| event.correlation_key.is_none()) else {
+                continue;
+            };
+            if self.fresh.reserve(delivery, now) {
+                leased.push(self.leases.lease_new(event, delivery, now));
             }
         }
-        new
+        leased
+    }
+
+    fn written(&self, subscriptions: &[SubscriptionId], due: Timestamp) {
+        // Whoever lets such a subscription go on wakes the queue.
+        if !self.fresh.are_held_back(subscriptions) {
+            self.wake(due);
+        }
     }
 
     fn hand_over(&self, batch: Batch) {
@@ -228,7 +209,7 @@ impl<S: DeliveryStore + ?Sized> Queue for EmbeddedQueue<S> {
         while self.fresh.is_expecting() {
             self.wake.notified().await;
         }
-        self.fresh.take(usize::MAX).0
+        self.fresh.take_all()
     }
 }
 
@@ -306,19 +287,24 @@ mod tests {
         parts.queue.wake(parts.clock.now());
         assert!(parts.nothing_comes(&move || capped(full, 0)).await);
         let held_back = emit(full, None).await;
-        assert_eq!(state(&parts, held_back).await, DeliveryState::Pending);
-        parts.take(1).await;
+        assert_eq!(state(&parts, held_back).await, DeliveryState::InFlight);
+        assert_eq!(parts.take(1).await[0].id, held_back);
 
-        // It became full after the look: it goes back, and comes when there is room.
+        // It became full after the look: it waits for a moment, and is given back after that.
+        parts.queue.wake(parts.clock.now());
         assert!(parts.nothing_comes(&any).await);
         let crowded = emit(full, None).await;
+        assert!(parts.nothing_comes(&move || capped(full, 0)).await);
         assert_eq!(state(&parts, crowded).await, DeliveryState::InFlight);
+        parts.pass(Duration::from_millis(100)).await;
         assert!(parts.nothing_comes(&move || capped(full, 0)).await);
         assert_eq!(state(&parts, crowded).await, DeliveryState::Pending);
+        let still = emit(full, None).await;
+        assert_eq!(state(&parts, still).await, DeliveryState::Pending);
         parts.queue.wake(parts.clock.now());
-        let leased = parts.take(1).await.remove(0);
-        assert_eq!(leased.id, crowded);
-        assert!(leased.token > FencingToken::FIRST);
+        let leased = parts.take(2).await;
+        assert_eq!((leased[0].id, leased[1].id), (crowded, still));
+        assert!(leased[0].token > FencingToken::FIRST);
 
         let left = emit(plain, None).await;
         let stopped = parts.queue.stop().await;

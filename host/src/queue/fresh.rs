@@ -2,25 +2,18 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use super::Room;
+use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{LeasedDelivery, NewDelivery};
 use crate::domain::id::SubscriptionId;
 use crate::store::CatalogEpoch;
 
 /// How much may be leased and not begun, in batches of the worker's: about as much as it has slots for.
 const BATCHES_MAX: usize = 4;
-
-/// Whether a delivery may be leased as it is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Reserved {
-    /// It counts as leased from now on.
-    Yes,
-    /// It waits for a claim.
-    No,
-    /// A claim would pass it over.
-    HeldBack,
-}
+/// A subscription that was held back for less may go on at any moment: what it has stays leased.
+const HELD_MAX: Duration = Duration::from_millis(100);
 
 /// What was leased by writing it, on its way to the worker.
 #[derive(Debug, Default)]
@@ -32,13 +25,35 @@ struct State {
     room: usize,
     /// Nothing else waits in the store, as of the last look.
     is_first: bool,
-    /// How many of these may go, as of the last look: none is leased without another one.
-    caps: HashMap<SubscriptionId, usize>,
+    caps: HashMap<SubscriptionId, Cap>,
     /// On their way into the store.
     unwritten: usize,
     written: VecDeque<LeasedDelivery>,
     /// Of the catalogue, when the last one was written.
     epoch: CatalogEpoch,
+}
+
+/// What may go of a subscription.
+#[derive(Clone, Copy, Debug)]
+struct Cap {
+    left: usize,
+    /// It has had one ever since.
+    since: Timestamp,
+}
+
+impl Cap {
+    fn is_old(self, now: Timestamp) -> bool {
+        now.since(self.since) >= HELD_MAX
+    }
+}
+
+/// What a worker gets.
+#[derive(Debug, Default)]
+pub(super) struct Taken {
+    pub(super) leased: Vec<LeasedDelivery>,
+    /// Is to be given back to the store.
+    pub(super) back: Vec<LeasedDelivery>,
+    pub(super) epoch: CatalogEpoch,
 }
 
 impl Fresh {
@@ -57,19 +72,9 @@ impl Fresh {
     }
 
     /// A look at the store begins: nothing is known of it.
-    pub(super) fn looking(&self, room: &Room) {
+    pub(super) fn looking(&self, room: &Room, now: Timestamp) {
+        self.hold_back(room, now);
         self.state().is_first = false;
-        self.hold_back(room);
-    }
-
-    /// From now on these may not go without a look.
-    pub(super) fn hold_back(&self, room: &Room) {
-        let mut state = self.state();
-        state.caps.clear();
-        for (id, cap) in &room.caps {
-            let least = state.caps.entry(*id).or_insert(*cap);
-            *least = (*cap).min(*least);
-        }
     }
 
     /// The look found everything that could be taken.
@@ -77,23 +82,35 @@ impl Fresh {
         self.state().is_first = true;
     }
 
-    /// Whether `delivery` may be leased, if it `may` as far as its event goes; it counts as such.
-    pub(super) fn reserve(&self, delivery: &NewDelivery, may: bool) -> Reserved {
+    /// How much may go from now on.
+    pub(super) fn hold_back(&self, room: &Room, now: Timestamp) {
+        let mut state = self.state();
+        let before = std::mem::take(&mut state.caps);
+        for (id, left) in &room.caps {
+            let since = before.get(id).map_or(now, |cap| cap.since);
+            let cap = state.caps.entry(*id);
+            let cap = cap.or_insert(Cap { left: *left, since });
+            cap.left = cap.left.min(*left);
+        }
+    }
+
+    /// Whether none of these may go without another look.
+    pub(super) fn are_held_back(&self, subscriptions: &[SubscriptionId]) -> bool {
+        let state = self.state();
+        let mut caps = subscriptions.iter().map(|id| state.caps.get(id));
+        caps.all(|cap| cap.is_some_and(|cap| cap.left == 0))
+    }
+
+    /// Whether `delivery` may be leased; it counts as such.
+    pub(super) fn reserve(&self, delivery: &NewDelivery, now: Timestamp) -> bool {
         let mut state = self.state();
         let cap = state.caps.get(&delivery.subscription_id);
-        if cap == Some(&0) {
-            return Reserved::HeldBack;
-        }
-        let may = may
-            && cap.is_none()
-            && state.is_first
+        let may = state.is_first
             && state.unwritten + state.written.len() < state.room
-            && delivery.ordering_key.is_none();
-        if !may {
-            return Reserved::No;
-        }
-        state.unwritten += 1;
-        Reserved::Yes
+            && delivery.ordering_key.is_none()
+            && cap.is_none_or(|cap| !cap.is_old(now));
+        state.unwritten += usize::from(may);
+        may
     }
 
     /// Some that were reserved are not to come.
@@ -110,11 +127,41 @@ impl Fresh {
         state.written.extend(leased);
     }
 
-    /// Up to `limit`, with the epoch of the last one.
-    pub(super) fn take(&self, limit: usize) -> (Vec<LeasedDelivery>, CatalogEpoch) {
+    /// Whether there is anything to take.
+    pub(super) fn is_empty(&self) -> bool {
+        self.state().written.is_empty()
+    }
+
+    /// Up to `limit` that may go. What is held back stays for a moment; what is held back for longer,
+    /// and what has waited for half of its `lease`, is to go back.
+    pub(super) fn take(&self, limit: usize, now: Timestamp, lease: Duration) -> Taken {
         let mut state = self.state();
-        let count = limit.min(state.written.len());
-        (state.written.drain(..count).collect(), state.epoch)
+        let mut taken = Taken {
+            epoch: state.epoch,
+            ..Taken::default()
+        };
+        let mut caps = state.caps.clone();
+        for delivery in std::mem::take(&mut state.written) {
+            let cap = caps.get_mut(&delivery.subscription_id);
+            let is_held = cap.as_ref().is_some_and(|cap| cap.left == 0);
+            let is_late = now.since(delivery.job.queued_at) >= lease / 2;
+            if is_late || (is_held && cap.as_ref().is_some_and(|cap| cap.is_old(now))) {
+                taken.back.push(delivery);
+            } else if is_held || taken.leased.len() >= limit {
+                state.written.push_back(delivery);
+            } else {
+                if let Some(cap) = cap {
+                    cap.left -= 1;
+                }
+                taken.leased.push(delivery);
+            }
+        }
+        taken
+    }
+
+    /// All of it.
+    pub(super) fn take_all(&self) -> Vec<LeasedDelivery> {
+        std::mem::take(&mut self.state().written).into()
     }
 
     /// Whether some are still on their way into the store.

@@ -18,7 +18,7 @@ pub(super) struct Leases<S: ?Sized> {
     pub(super) store: Arc<S>,
     pub(super) clock: Arc<dyn Clock>,
     worker: WorkerId,
-    lease: Duration,
+    pub(super) lease: Duration,
     /// What was handed out and not settled.
     held: Mutex<HashSet<DeliveryId>>,
     /// Calls whose answer may be lost, so that the store says that something is held here which is
@@ -123,11 +123,6 @@ impl<S: DeliveryStore + ?Sized> Leases<S> {
                 worker: self.worker,
             },
         }
-    }
-
-    /// Whether the lease of one that was leased as it was written goes on for long enough.
-    pub(super) fn lasts(&self, leased: &LeasedDelivery, now: Timestamp) -> bool {
-        now.since(leased.job.queued_at) < self.lease / 2
     }
 
     /// What was leased as it was written is held no more. If it was written, it is given back before

@@ -66,18 +66,21 @@ pub trait Queue: Send + Sync + 'static {
     fn wake(&self, due: Timestamp);
 
     /// Before `deliveries` of `events` are written: gives leases to those that can be carried out here
-    /// at once. Each of these is then handed over or withdrawn.
+    /// at once, and returns these. Each is then handed over or withdrawn.
     fn lease_new(
         &self,
         events: &[Arc<Event>],
         deliveries: &mut [NewDelivery],
         now: Timestamp,
-    ) -> New {
-        let _ = (events, now);
-        New {
-            leased: Vec::new(),
-            is_waited_for: !deliveries.is_empty(),
-        }
+    ) -> Vec<LeasedDelivery> {
+        let _ = (events, deliveries, now);
+        Vec::new()
+    }
+
+    /// After the commit: deliveries of `subscriptions` are due at `due`, and nobody has them.
+    fn written(&self, subscriptions: &[SubscriptionId], due: Timestamp) {
+        let _ = subscriptions;
+        self.wake(due);
     }
 
     /// After the commit: what [`Queue::lease_new`] leased.
@@ -107,22 +110,13 @@ pub trait Queue: Send + Sync + 'static {
     }
 }
 
-/// What becomes of deliveries that are about to be written.
-#[derive(Debug)]
-pub struct New {
-    /// What sets out from here after the commit.
-    pub leased: Vec<LeasedDelivery>,
-    /// Others are to be claimed at once, and nobody knows of it.
-    pub is_waited_for: bool,
-}
-
 /// Deliveries that are being written, and whom to tell of them. Dropped before it is known what became
 /// of them, it leaves the store's word to count.
 pub struct Announcement<'q> {
     queue: &'q dyn Queue,
     due: Timestamp,
-    /// Some wait for a claim.
-    is_waited_for: bool,
+    /// Whose deliveries have no lease.
+    waiting: Vec<SubscriptionId>,
     /// For the broker, where one is told.
     told: Option<Vec<Queued>>,
     /// What has its lease, and sets out from here.
@@ -138,10 +132,8 @@ impl<'q> Announcement<'q> {
         deliveries: &mut [NewDelivery],
         due: Timestamp,
     ) -> Self {
-        let New {
-            leased,
-            is_waited_for,
-        } = queue.lease_new(events, deliveries, due);
+        let leased = queue.lease_new(events, deliveries, due);
+        let waiting = deliveries.iter().filter(|new| new.lease.is_none());
         let queued = |delivery: &NewDelivery| Queued {
             id: delivery.id,
             subscription_id: delivery.subscription_id,
@@ -150,7 +142,7 @@ impl<'q> Announcement<'q> {
         Self {
             queue,
             due,
-            is_waited_for,
+            waiting: waiting.map(|new| new.subscription_id).collect(),
             told: queue
                 .is_told()
                 .then(|| deliveries.iter().map(queued).collect()),
@@ -176,9 +168,9 @@ impl<'q> Announcement<'q> {
             self.queue.hand_over(Batch { leased, epoch });
         }
         match self.told.take() {
-            _ if !self.is_waited_for => {}
+            _ if self.waiting.is_empty() => {}
             Some(told) => self.queue.tell(told),
-            None => self.queue.wake(self.due),
+            None => self.queue.written(&self.waiting, self.due),
         }
     }
 

@@ -21,9 +21,9 @@ use crate::domain::audit::Actor;
 use crate::domain::clock::{Clock, Timestamp};
 use crate::domain::delivery::{LeaseResult, LeasedDelivery, NewDelivery, Transition};
 use crate::domain::event::Event;
-use crate::domain::id::WorkerId;
+use crate::domain::id::{SubscriptionId, WorkerId};
 use crate::queue::embedded::EmbeddedQueue;
-use crate::queue::{Batch, New, Queue, Room};
+use crate::queue::{Batch, Queue, Room};
 use crate::store::{Recorded, Store, StoreError};
 use crate::telemetry::Traces;
 use crate::vault::{MasterKey, Vault};
@@ -89,8 +89,12 @@ impl Queue for TwistedQueue {
         events: &[Arc<Event>],
         deliveries: &mut [NewDelivery],
         now: Timestamp,
-    ) -> New {
+    ) -> Vec<LeasedDelivery> {
         self.straight.lease_new(events, deliveries, now)
+    }
+
+    fn written(&self, subscriptions: &[SubscriptionId], due: Timestamp) {
+        self.straight.written(subscriptions, due);
     }
 
     fn hand_over(&self, batch: Batch) {
