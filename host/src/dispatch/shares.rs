@@ -10,10 +10,13 @@
 //! not keep the provider from the others, and the last eighth of the slots is for other providers.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::domain::clock::Clock;
+use crate::domain::delivery::LeasedDelivery;
 use crate::domain::id::SubscriptionId;
 use crate::domain::provider::ProviderId;
+use crate::queue::Queue;
 
 /// A provider is crowded with so many calls under way for each free slot.
 const PROVIDER_WEIGHT: usize = 2;
@@ -131,6 +134,42 @@ impl Shares {
         }
         counts.passed_over |= crowded != Crowded::default();
         crowded
+    }
+}
+
+/// A delivery's part of its subscription's share: from when it sets out until its call has ended. The
+/// result on its way into the store is nothing that a destination has to answer for.
+pub(super) struct Share {
+    shares: Arc<Shares>,
+    queue: Arc<dyn Queue>,
+    clock: Arc<dyn Clock>,
+    subscription: SubscriptionId,
+    provider: ProviderId,
+}
+
+impl Share {
+    pub(super) fn take(
+        shares: &Arc<Shares>,
+        queue: &Arc<dyn Queue>,
+        clock: &Arc<dyn Clock>,
+        leased: &LeasedDelivery,
+    ) -> Self {
+        shares.take(leased.subscription_id, &leased.provider);
+        Self {
+            shares: shares.clone(),
+            queue: queue.clone(),
+            clock: clock.clone(),
+            subscription: leased.subscription_id,
+            provider: leased.provider.clone(),
+        }
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        if self.shares.give_back(self.subscription, &self.provider) {
+            self.queue.wake(self.clock.now());
+        }
     }
 }
 

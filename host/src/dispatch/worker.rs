@@ -20,7 +20,7 @@ use tracing::Instrument as _;
 
 use super::accept::Accepter;
 use super::gates::{Entry, Gates, Judged, Passage};
-use super::shares::Shares;
+use super::shares::{Share, Shares};
 use super::snapshot::{Route, Snapshot, Snapshots};
 use super::{attempt_log, operational, report};
 use crate::coord::Coord;
@@ -189,12 +189,11 @@ impl Worker {
             Entry::Pass(passage) => Some(passage),
             Entry::Unrouted => None,
         };
-        shares.take(leased.subscription_id, &leased.provider);
+        let share = Share::take(&shares, &self.queue, &self.clock, &leased);
         tokio::spawn(async move {
-            let (id, provider) = (leased.subscription_id, leased.provider.clone());
             let span = attempt_log::span(&leased);
             let work = worker
-                .carry_out(&snapshot, leased, passage.as_mut())
+                .carry_out(&snapshot, leased, passage.as_mut(), share)
                 .instrument(span);
             tokio::select! {
                 biased;
@@ -203,11 +202,9 @@ impl Worker {
             }
             drop(permit);
             let now = worker.clock.now();
-            let waited_for = match passage {
-                Some(passage) => passage.end(now).await,
-                None => false,
-            };
-            if shares.give_back(id, &provider) || waited_for {
+            if let Some(passage) = passage
+                && passage.end(now).await
+            {
                 worker.queue.wake(now);
             }
         });
@@ -293,6 +290,7 @@ impl Worker {
         snapshot: &Snapshot,
         leased: LeasedDelivery,
         passage: Option<&mut Passage>,
+        share: Share,
     ) {
         let id = leased.subscription_id;
         match snapshot.routes.get(&id) {
@@ -301,7 +299,7 @@ impl Worker {
                     self.settle(&leased, None, Transition::Parked).await;
                 } else {
                     let mut span = self.tracing(&leased);
-                    let attempt = self.attempt(snapshot, route, leased, passage);
+                    let attempt = self.attempt(snapshot, route, leased, passage, share);
                     let outcome = telemetry::under(span.as_ref(), attempt).await;
                     if let (Some(span), Some(outcome)) = (&mut span, outcome) {
                         span.set("hookport.outcome", outcome.as_str());
@@ -343,6 +341,7 @@ impl Worker {
         route: &Route,
         leased: LeasedDelivery,
         passage: Option<&mut Passage>,
+        share: Share,
     ) -> Option<Outcome> {
         let started_at = self.clock.now();
         let report = match self.prepared(snapshot, route, &leased).await {
@@ -366,6 +365,7 @@ impl Worker {
             }
             Err(failure) => CallReport::failed(failure),
         };
+        drop(share);
         let ended_at = self.clock.now();
         let attempt = report::attempt(started_at, &report);
         let gone = report.http_status == Some(GONE) && report.result.is_err();
