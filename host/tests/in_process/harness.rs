@@ -673,7 +673,8 @@ impl Gateway {
     pub async fn attempted(&self, id: &str, attempts: usize) -> Value {
         self.until(&format!("/deliveries/{id}"), |delivery| {
             delivery["attemptLog"].as_array().map(Vec::len) == Some(attempts)
-                && delivery["state"] != "in_flight"
+                // The delivery is read before its attempts.
+                && !["pending", "in_flight"].map(Value::from).contains(&delivery["state"])
         })
         .await
     }
