@@ -201,9 +201,9 @@ impl Accepter {
                     for event in &accepted {
                         tracing::debug!(event = %event.id, deliveries = event.deliveries, "accepted");
                     }
-                    let ids: Vec<EventId> = accepted.iter().map(|event| event.id).collect();
-                    announcement.make(snapshot.epoch, &ids);
+                    announcement.make(snapshot.epoch);
                     if let Some(marker) = marker {
+                        let ids: Vec<EventId> = accepted.iter().map(|event| event.id).collect();
                         self.markers.remember(marker, &ids);
                     }
                     return Ok(Outcome::New(accepted));
@@ -263,7 +263,7 @@ impl Accepter {
                 queued_for: announcement.queued_for(),
             };
             if store.accept(request).await? == Accepted::New {
-                announcement.make(epoch, &[event.id]);
+                announcement.make(epoch);
                 return Ok((event.id, delivery.id));
             }
             announcement.withdraw();

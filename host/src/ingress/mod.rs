@@ -302,7 +302,7 @@ impl Ingress {
             let received_at = webhook.received_at;
             let mut deliveries = self.accepter.fan_out(&snapshot, &plain, received_at).await;
             let queue = &*self.accepter.queue;
-            let announcement = Announcement::new(queue, &plain, &mut deliveries, received_at);
+            let mut announcement = Announcement::new(queue, &plain, &mut deliveries, received_at);
             let request = ReceiveRequest {
                 deliveries,
                 webhook: InboundWebhook {
@@ -319,7 +319,8 @@ impl Ingress {
             match received {
                 Received::Done { state, events } => {
                     if state == WebhookState::Accepted {
-                        announcement.make(snapshot.epoch, &events);
+                        announcement.keep(&events);
+                        announcement.make(snapshot.epoch);
                     } else {
                         announcement.withdraw();
                     }

@@ -108,7 +108,7 @@ impl Parts {
         ordering_key: Option<&str>,
     ) -> DeliveryId {
         let (announcement, request) = self.write(ids, subscription, ordering_key).await;
-        announcement.make(request.epoch, &[request.events[0].id]);
+        announcement.make(request.epoch);
         request.deliveries[0].id
     }
 

@@ -59,9 +59,8 @@ impl<S: DeliveryStore + ?Sized> EmbeddedQueue<S> {
         // Set before the claim: a wake-up during it must not be overwritten.
         self.next_due.store(NEVER, Ordering::Release);
         self.looked_at.store(now.0, Ordering::Release);
-        let room = room();
-        self.fresh.looking(&room, now);
-        let Room { caps, more_at } = room;
+        self.fresh.looking();
+        let caps = self.ask(room, now).caps;
         let request = self.leases.request(now, limit, caps);
         let claimed = self.leases.claim(now, self.leases.store.claim(request));
         let claim = match claimed.await {
@@ -77,8 +76,7 @@ impl<S: DeliveryStore + ?Sized> EmbeddedQueue<S> {
         if claim.next_due.is_none_or(|due| due > now) {
             self.fresh.looked();
         }
-        let next = [claim.next_due, more_at, again];
-        if let Some(due) = next.into_iter().flatten().min() {
+        if let Some(due) = claim.next_due.into_iter().chain(again).min() {
             self.next_due.fetch_min(due.0, Ordering::AcqRel);
         }
         Ok((!claim.leased.is_empty()).then_some(Batch {
@@ -87,17 +85,23 @@ impl<S: DeliveryStore + ?Sized> EmbeddedQueue<S> {
         }))
     }
 
+    /// What may be taken now; it goes for what is written meanwhile, too.
+    fn ask(&self, room: &(dyn Fn() -> Room + Sync), now: Timestamp) -> Room {
+        let room = room();
+        self.fresh.hold_back(&room, now);
+        if let Some(more_at) = room.more_at {
+            self.next_due.fetch_min(more_at.0, Ordering::AcqRel);
+        }
+        room
+    }
+
     /// What was leased as it was written and may go now.
     async fn take_fresh(&self, limit: usize, room: &(dyn Fn() -> Room + Sync)) -> Option<Batch> {
         if self.fresh.is_empty() {
             return None;
         }
         let now = self.leases.clock.now();
-        let room = room();
-        self.fresh.hold_back(&room, now);
-        if let Some(more_at) = room.more_at {
-            self.next_due.fetch_min(more_at.0, Ordering::AcqRel);
-        }
+        self.ask(room, now);
         let taken = self.fresh.take(limit, now, self.leases.lease);
         if !taken.back.is_empty() {
             self.leases.give_back(&taken.back, now).await;

@@ -72,8 +72,7 @@ impl Fresh {
     }
 
     /// A look at the store begins: nothing is known of it.
-    pub(super) fn looking(&self, room: &Room, now: Timestamp) {
-        self.hold_back(room, now);
+    pub(super) fn looking(&self) {
         self.state().is_first = false;
     }
 

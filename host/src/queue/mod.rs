@@ -156,14 +156,20 @@ impl<'q> Announcement<'q> {
         self.told.as_ref().map(|_| self.due)
     }
 
-    /// After the commit, at `epoch`, of the deliveries of `events` alone.
-    pub fn make(mut self, epoch: CatalogEpoch, events: &[EventId]) {
-        let (leased, unwritten): (Vec<_>, _) = std::mem::take(&mut self.leased)
-            .into_iter()
-            .partition(|leased| events.contains(&leased.event.id));
+    /// Only the deliveries of `events` were written.
+    pub fn keep(&mut self, events: &[EventId]) {
+        let unwritten: Vec<_> = self
+            .leased
+            .extract_if(.., |leased| !events.contains(&leased.event.id))
+            .collect();
         if !unwritten.is_empty() {
             self.queue.withdraw(&unwritten, false);
         }
+    }
+
+    /// After the commit, at `epoch`.
+    pub fn make(mut self, epoch: CatalogEpoch) {
+        let leased = std::mem::take(&mut self.leased);
         if !leased.is_empty() {
             self.queue.hand_over(Batch { leased, epoch });
         }

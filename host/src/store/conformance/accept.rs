@@ -54,14 +54,7 @@ pub(crate) async fn a_batch_is_accepted_whole(store: &dyn Store) {
     let events: Vec<Event> = (0..150).map(|_| fixture.event("a.b", T0)).collect();
     let deliveries: Vec<NewDelivery> = events
         .iter()
-        .map(|event| NewDelivery {
-            id: fixture.id(T0),
-            event_id: event.id,
-            subscription_id: subscription.id,
-            provider: provider(),
-            ordering_key: None,
-            lease: None,
-        })
+        .map(|event| fixture.delivery(subscription.id, event))
         .collect();
     let batch = request(store, events, deliveries, T0).await;
     assert_eq!(store.accept(batch).await.expect("accepts"), Accepted::New);
@@ -87,12 +80,8 @@ pub(crate) async fn a_delivery_may_be_leased_as_it_is_accepted(store: &dyn Store
     for _ in 0..3 {
         let event = fixture.event("a.b", T0);
         let delivery = NewDelivery {
-            id: fixture.id(T0),
-            event_id: event.id,
-            subscription_id: id,
-            provider: provider(),
-            ordering_key: None,
             lease,
+            ..fixture.delivery(id, &event)
         };
         let request = request(store, vec![event], vec![delivery.clone()], T0).await;
         assert_eq!(store.accept(request).await.expect("accepts"), Accepted::New);

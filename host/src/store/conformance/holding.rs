@@ -23,16 +23,7 @@ impl Fixture {
         let id = subscription.id;
         store.put_subscription(subscription).await.expect("put");
         let event = self.event("a.b", T0);
-        let deliveries = (0..deliveries)
-            .map(|_| NewDelivery {
-                id: self.id(T0),
-                event_id: event.id,
-                subscription_id: id,
-                provider: provider(),
-                ordering_key: None,
-                lease: None,
-            })
-            .collect();
+        let deliveries = (0..deliveries).map(|_| self.delivery(id, &event)).collect();
         let request = request(store, vec![event], deliveries, T0).await;
         assert_eq!(store.accept(request).await.expect("accepts"), Accepted::New);
         id
@@ -161,14 +152,7 @@ pub(crate) async fn what_the_filter_does_not_want_is_at_its_end(store: &dyn Stor
     let id = subscription.id;
     store.put_subscription(subscription).await.expect("put");
     let event = fixture.event("a.b", T0);
-    let delivery = NewDelivery {
-        id: fixture.id(T0),
-        event_id: event.id,
-        subscription_id: id,
-        provider: provider(),
-        ordering_key: None,
-        lease: None,
-    };
+    let delivery = fixture.delivery(id, &event);
     let accepted = request(store, vec![event], vec![delivery.clone()], T0).await;
     store.accept(accepted).await.expect("accepts");
     let leased = fixture.claim_one(store, T0).await;

@@ -28,14 +28,7 @@ async fn request(
     key: &str,
 ) -> ReceiveRequest {
     let event = fixture.event("incident.created", webhook.received_at);
-    let delivery = NewDelivery {
-        id: fixture.id(webhook.received_at),
-        event_id: event.id,
-        subscription_id: subscription,
-        provider: provider(),
-        ordering_key: None,
-        lease: None,
-    };
+    let delivery = fixture.delivery(subscription, &event);
     ReceiveRequest {
         webhook,
         events: vec![KeyedEvent {

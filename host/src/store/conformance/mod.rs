@@ -245,6 +245,18 @@ impl Fixture {
         (subscription, delivery)
     }
 
+    /// A delivery of `event`, due at once.
+    fn delivery(&self, subscription: SubscriptionId, event: &Event) -> NewDelivery {
+        NewDelivery {
+            id: self.id(event.received_at),
+            event_id: event.id,
+            subscription_id: subscription,
+            provider: provider(),
+            ordering_key: None,
+            lease: None,
+        }
+    }
+
     async fn emit(
         &self,
         store: &dyn Store,
@@ -254,12 +266,8 @@ impl Fixture {
     ) -> NewDelivery {
         let at = event.received_at;
         let delivery = NewDelivery {
-            id: self.id(at),
-            event_id: event.id,
-            subscription_id: subscription,
-            provider: provider(),
             ordering_key: ordering_key.map(Arc::from),
-            lease: None,
+            ..self.delivery(subscription, &event)
         };
         let request = request(store, vec![event], vec![delivery.clone()], at).await;
         assert_eq!(store.accept(request).await.expect("accepts"), Accepted::New);

@@ -30,12 +30,8 @@ impl<'a> Told<'a> {
     async fn accept(&self, queued_for: Timestamp, key: Option<&str>) -> DeliveryId {
         let event = self.fixture.event("a.b", T0);
         let delivery = NewDelivery {
-            id: self.fixture.id(T0),
-            event_id: event.id,
-            subscription_id: self.subscription.id,
-            provider: provider(),
             ordering_key: key.map(Arc::from),
-            lease: None,
+            ..self.fixture.delivery(self.subscription.id, &event)
         };
         let id = delivery.id;
         let mut request = request(self.store, vec![event], vec![delivery], T0).await;
