@@ -28,6 +28,9 @@ pub enum Fault {
     BlackHole,
     /// As [`Fault::BlackHole`] for the connections that are there, and for ever; new ones are sound.
     Silence,
+    /// What the client sends is lost (acknowledgements, too), while the server is still heard. Such a
+    /// connection is cut when that ends.
+    LoseRequests,
     /// The client hears that the server will send no more; what it sends still arrives.
     HalfClose,
     /// The server commits, and the connection is cut instead of saying so.
@@ -169,7 +172,7 @@ async fn carry(
     let mut buffer = vec![0; 16 << 10];
     loop {
         let now = *fault.borrow_and_update();
-        if !matches!(now, Fault::BlackHole | Fault::Silence)
+        if !matches!(now, Fault::BlackHole | Fault::Silence | Fault::LoseRequests)
             && connection.torn.load(Ordering::Relaxed)
         {
             return true;
@@ -223,7 +226,11 @@ async fn carry(
                 let commits = data.windows(COMMIT.len()).any(|window| window == COMMIT);
                 connection.committing.store(commits, Ordering::Relaxed);
             }
-            Fault::CutAfter(_) => {}
+            Fault::LoseRequests if !is_answer => {
+                connection.torn.store(true, Ordering::Relaxed);
+                continue;
+            }
+            Fault::CutAfter(_) | Fault::LoseRequests => {}
         }
         if to.write_all(data).await.is_err() {
             return false;
@@ -290,6 +297,21 @@ mod tests {
         let _ = stream.read_to_end(&mut rest).await;
         assert!(rest.is_empty(), "{rest:?}");
         assert_eq!(proxy.counts(), (1, 1));
+    }
+
+    #[tokio::test]
+    async fn what_a_client_sends_is_lost_while_it_hears_the_server() {
+        let proxy = Proxy::before(echo().await).await;
+        let mut stream = through(&proxy).await;
+        stream.write_all(b"heard").await.expect("written");
+        let mut answer = [0; 5];
+        stream.read_exact(&mut answer).await.expect("answered");
+        proxy.set(Fault::LoseRequests);
+        stream.write_all(b"lost").await.expect("written");
+        let waited = tokio::time::timeout(Duration::from_millis(50), stream.read(&mut answer));
+        assert!(waited.await.is_err(), "nobody is told");
+        proxy.set(Fault::None);
+        assert_eq!(stream.read(&mut answer).await.unwrap_or(0), 0);
     }
 
     #[tokio::test]
