@@ -84,7 +84,7 @@ pub(super) fn any() -> Room {
 
 pub(super) fn capped(id: SubscriptionId, cap: usize) -> Room {
     Room {
-        caps: vec![(id, cap)],
+        caps: [(id, cap)].into(),
         more_at: None,
     }
 }

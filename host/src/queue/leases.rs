@@ -10,9 +10,9 @@ use std::time::Duration;
 use crate::domain::clock::{Clock, Timestamp};
 use crate::domain::delivery::{FencingToken, FirstLease, LeaseResult, LeasedDelivery, NewDelivery};
 use crate::domain::event::Event;
-use crate::domain::id::{DeliveryId, SubscriptionId, WorkerId};
+use crate::domain::id::{DeliveryId, WorkerId};
 use crate::domain::job::{JobOrigin, JobQueue, Trigger};
-use crate::store::{Claim, ClaimRequest, DeliveryStore, Recorded, StoreError};
+use crate::store::{Caps, Claim, ClaimRequest, DeliveryStore, Recorded, StoreError};
 
 pub(super) struct Leases<S: ?Sized> {
     pub(super) store: Arc<S>,
@@ -46,12 +46,7 @@ impl<S: DeliveryStore + ?Sized> Leases<S> {
     }
 
     /// What to claim at `now`.
-    pub(super) fn request(
-        &self,
-        now: Timestamp,
-        limit: usize,
-        caps: Vec<(SubscriptionId, usize)>,
-    ) -> ClaimRequest {
+    pub(super) fn request(&self, now: Timestamp, limit: usize, caps: Caps) -> ClaimRequest {
         ClaimRequest {
             worker: self.worker,
             now,

@@ -11,7 +11,7 @@ use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{LeaseResult, LeasedDelivery, NewDelivery};
 use crate::domain::event::Event;
 use crate::domain::id::{EventId, SubscriptionId};
-use crate::store::{CatalogEpoch, Queued, Recorded, StoreError};
+use crate::store::{Caps, CatalogEpoch, Queued, Recorded, StoreError};
 
 pub mod broker;
 #[cfg(test)]
@@ -33,8 +33,8 @@ pub struct Batch {
 /// What may be taken.
 #[derive(Clone, Debug, Default)]
 pub struct Room {
-    /// At most so many of these subscriptions; 0: none.
-    pub caps: Vec<(SubscriptionId, usize)>,
+    /// How much where that is limited.
+    pub caps: Caps,
     /// When there is more room for one of them, as far as time alone makes it.
     pub more_at: Option<Timestamp>,
 }

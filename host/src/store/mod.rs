@@ -3,6 +3,7 @@
 //! Invariant: when [`DeliveryStore::accept`] has returned, the events and their deliveries are
 //! durable. Every back end passes [`conformance`].
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -128,9 +129,12 @@ pub struct ClaimRequest {
     pub lease_until: Timestamp,
     /// At most so many.
     pub limit: usize,
-    /// At most so many of these subscriptions; 0: passed over.
-    pub caps: Vec<(SubscriptionId, usize)>,
+    /// How much may be taken where that is limited.
+    pub caps: Caps,
 }
+
+/// At most so many of these subscriptions; 0: passed over.
+pub type Caps = HashMap<SubscriptionId, usize>;
 
 /// What a claim found.
 #[derive(Clone, Debug, Default)]

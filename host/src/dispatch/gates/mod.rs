@@ -29,6 +29,7 @@ use crate::domain::id::SubscriptionId;
 use crate::domain::rate::{ArrivalTime, Rate};
 use crate::domain::subscription::{Flow, RateLimit};
 use crate::queue::Room;
+use crate::store::Caps;
 
 /// When what is held back by another process's probe is looked at again.
 const PROBE_LOOK: Duration = Duration::from_secs(1);
@@ -178,7 +179,7 @@ impl Gates {
             !gate.is_idle(now)
         });
         let idle = Gate::default();
-        let mut caps = HashMap::new();
+        let mut caps = Caps::new();
         let mut more_at = None;
         let mut hold = |id, left: usize, until: Option<Timestamp>| {
             if left < limit {
@@ -204,10 +205,7 @@ impl Gates {
                 Admission::NobodyUntil(until) => hold(*id, 0, until),
             }
         }
-        Room {
-            caps: caps.into_iter().collect(),
-            more_at,
-        }
+        Room { caps, more_at }
     }
 
     /// Which of the claimed deliveries set out, in order.

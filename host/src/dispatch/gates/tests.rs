@@ -83,10 +83,7 @@ fn snapshot(flow: Flow, updated_at: i64) -> Snapshot {
 fn room(gates: &Gates, snapshot: &Snapshot, now: i64) -> (Option<usize>, Option<i64>) {
     let room = gates.room(snapshot, Timestamp(now), LIMIT);
     assert!(room.caps.len() <= 1);
-    (
-        room.caps.first().map(|(_, cap)| *cap),
-        room.more_at.map(|at| at.0),
-    )
+    (room.caps.into_values().next(), room.more_at.map(|at| at.0))
 }
 
 fn leased(count: usize) -> Vec<LeasedDelivery> {

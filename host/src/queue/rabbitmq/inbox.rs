@@ -4,15 +4,14 @@
 //! When too many wait like that they go back to the store, so that they neither keep out what
 //! could go nor run in circles through the broker.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use lapin::Acker;
 use tokio::sync::Notify;
 
 use crate::domain::clock::Timestamp;
-use crate::domain::id::SubscriptionId;
-use crate::store::{Queued, Traffic};
+use crate::store::{Caps, Queued, Traffic};
 
 /// What part of a claim is for replays while there is live traffic.
 const REPLAY_PART: usize = 8;
@@ -110,17 +109,8 @@ impl Inbox {
 
     /// Takes up to `limit` that are due at `now` and have room under `caps`: replays their part,
     /// and what live traffic leaves.
-    pub(super) fn take(
-        &self,
-        limit: usize,
-        caps: &[(SubscriptionId, usize)],
-        now: Timestamp,
-    ) -> Taken {
-        let mut room: HashMap<SubscriptionId, usize> = HashMap::with_capacity(caps.len());
-        for (id, cap) in caps {
-            let room = room.entry(*id).or_insert(*cap);
-            *room = (*room).min(*cap);
-        }
+    pub(super) fn take(&self, limit: usize, caps: Caps, now: Timestamp) -> Taken {
+        let mut room = caps;
         let mut waiting = self.lock();
         let Waiting { live, replays } = &mut *waiting;
         let mut taken = Taken::default();
@@ -141,13 +131,7 @@ impl Inbox {
 
 impl Taken {
     /// Takes from `queue` until there are `limit` in all.
-    fn draw(
-        &mut self,
-        queue: &mut VecDeque<Told>,
-        limit: usize,
-        room: &mut HashMap<SubscriptionId, usize>,
-        now: Timestamp,
-    ) {
+    fn draw(&mut self, queue: &mut VecDeque<Told>, limit: usize, room: &mut Caps, now: Timestamp) {
         let mut passed_over = VecDeque::new();
         while self.told.len() < limit
             && let Some(told) = queue.pop_front()
@@ -177,7 +161,7 @@ mod tests {
     use lapin::message::Delivery;
 
     use super::*;
-    use crate::domain::id::IdGenerator;
+    use crate::domain::id::{IdGenerator, SubscriptionId};
 
     const NOW: Timestamp = Timestamp(1_000);
 
@@ -211,12 +195,12 @@ mod tests {
         for id in [full, full, full, other, full] {
             inbox.push(told(id, Traffic::Live, 0));
         }
-        let taken = inbox.take(10, &[(full, 1)], NOW);
+        let taken = inbox.take(10, [(full, 1)].into(), NOW);
         assert_eq!((of(&taken, full), of(&taken, other)), (1, 1));
         assert_eq!(taken.held_back.len(), 1, "three wait, two may");
-        let taken = inbox.take(10, &[(full, 0)], NOW);
+        let taken = inbox.take(10, [(full, 0)].into(), NOW);
         assert_eq!((taken.told.len(), taken.held_back.len()), (0, 0));
-        assert_eq!(inbox.take(10, &[], NOW).told.len(), 2);
+        assert_eq!(inbox.take(10, Caps::new(), NOW).told.len(), 2);
     }
 
     #[test]
@@ -229,9 +213,9 @@ mod tests {
         for _ in 0..20 {
             inbox.push(told(two, Traffic::Live, 0));
         }
-        let taken = inbox.take(16, &[], NOW);
+        let taken = inbox.take(16, Caps::new(), NOW);
         assert_eq!((of(&taken, one), of(&taken, two)), (2, 14));
-        let taken = inbox.take(16, &[], NOW);
+        let taken = inbox.take(16, Caps::new(), NOW);
         assert_eq!((of(&taken, one), of(&taken, two)), (10, 6));
     }
 
@@ -242,10 +226,10 @@ mod tests {
         inbox.push(told(one, Traffic::Live, 1_400));
         inbox.push(told(one, Traffic::Live, 1_200));
         inbox.push(told(one, Traffic::Live, 1_000));
-        let taken = inbox.take(10, &[], NOW);
+        let taken = inbox.take(10, Caps::new(), NOW);
         assert_eq!(taken.told.len(), 1);
         assert_eq!(taken.next_due, Some(Timestamp(1_200)));
         inbox.put_back(taken.told);
-        assert_eq!(inbox.take(10, &[], Timestamp(1_200)).told.len(), 2);
+        assert_eq!(inbox.take(10, Caps::new(), Timestamp(1_200)).told.len(), 2);
     }
 }

@@ -23,7 +23,7 @@ use super::{Batch, Queue, Room};
 use crate::domain::clock::{Clock, Timestamp};
 use crate::domain::delivery::{LeaseResult, Transition};
 use crate::domain::id::{DeliveryId, SubscriptionId};
-use crate::store::{OutboxStore, Queued, Recorded, Store, StoreError, Sweep, Traffic};
+use crate::store::{Caps, OutboxStore, Queued, Recorded, Store, StoreError, Sweep, Traffic};
 
 mod dead;
 mod figures;
@@ -217,7 +217,7 @@ impl<S: Store + ?Sized> RabbitQueue<S> {
         }
         let now = self.clock.now();
         let Room { caps, more_at } = room();
-        let taken = self.inbox.take(limit, &caps, now);
+        let taken = self.inbox.take(limit, caps, now);
         if let Some(at) = taken.next_due.into_iter().chain(more_at).min() {
             self.direct.wake(at);
         }
@@ -230,7 +230,7 @@ impl<S: Store + ?Sized> RabbitQueue<S> {
             told: taken.told,
         };
         let ids = taking.told.iter().map(|told| told.queued.id).collect();
-        let request = self.direct.leases.request(now, limit, Vec::new());
+        let request = self.direct.leases.request(now, limit, Caps::new());
         let claiming = self.outbox.claim_of(request, ids);
         let claim = self.direct.leases.claim(now, claiming).await?;
         let leased = |id| claim.leased.iter().any(|leased| leased.id == id);

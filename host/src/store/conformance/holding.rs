@@ -7,7 +7,7 @@ use crate::domain::circuit::OpenCircuit;
 const BACKLOG: usize = 3_000;
 
 impl Fixture {
-    fn capped(&self, limit: usize, caps: Vec<(SubscriptionId, usize)>) -> ClaimRequest {
+    fn capped(&self, limit: usize, caps: Caps) -> ClaimRequest {
         ClaimRequest {
             worker: self.worker,
             now: T0,
@@ -34,13 +34,13 @@ pub(crate) async fn a_claim_passes_over_subscriptions_without_room(store: &dyn S
     let fixture = Fixture::new();
     let (full, _) = fixture.one(store).await;
     let (_, other) = fixture.one(store).await;
-    let claim = store.claim(fixture.capped(10, vec![(full.id, 0)])).await;
+    let claim = store.claim(fixture.capped(10, [(full.id, 0)].into())).await;
     let claim = claim.expect("claims");
     assert_eq!(claim.leased.len(), 1);
     assert_eq!(claim.leased[0].id, other.id);
     assert!(claim.held_back, "what was passed over is still due");
     assert_eq!(claim.next_due, Some(T0.plus(LEASE)), "and nothing else is");
-    let claim = store.claim(fixture.capped(10, Vec::new())).await;
+    let claim = store.claim(fixture.capped(10, Caps::new())).await;
     let claim = claim.expect("claims");
     assert_eq!(claim.leased.len(), 1);
     assert!(!claim.held_back);
@@ -50,7 +50,7 @@ pub(crate) async fn a_claim_takes_no_more_than_the_cap(store: &dyn Store) {
     let fixture = Fixture::new();
     let slow = fixture.with_backlog(store, 20).await;
     let other = fixture.with_backlog(store, 5).await;
-    let take = async |caps: Vec<(SubscriptionId, usize)>| {
+    let take = async |caps: Caps| {
         let claim = store.claim(fixture.capped(10, caps)).await.expect("claims");
         let of = |id| {
             let leased = claim.leased.iter();
@@ -59,15 +59,10 @@ pub(crate) async fn a_claim_takes_no_more_than_the_cap(store: &dyn Store) {
         (of(slow), of(other), claim.next_due)
     };
     // The oldest ten are all of the slow one: what is beyond its cap leaves room for a next look.
-    let (first, _, more) = take(vec![(slow, 3)]).await;
+    let (first, _, more) = take([(slow, 3)].into()).await;
     assert_eq!((first, more), (3, Some(T0)));
-    assert_eq!(take(vec![(slow, 0)]).await, (0, 5, Some(T0.plus(LEASE))));
-    assert_eq!(
-        take(vec![(slow, 0), (slow, 9)]).await.0,
-        0,
-        "the least of several caps counts"
-    );
-    assert_eq!(take(Vec::new()).await, (10, 0, Some(T0)));
+    assert_eq!(take([(slow, 0)].into()).await, (0, 5, Some(T0.plus(LEASE))));
+    assert_eq!(take(Caps::new()).await, (10, 0, Some(T0)));
 }
 
 pub(crate) async fn a_long_backlog_held_back_does_not_hide_others(store: &dyn Store) {
@@ -80,7 +75,7 @@ pub(crate) async fn a_long_backlog_held_back_does_not_hide_others(store: &dyn St
     }
     let mut taken: std::collections::HashMap<SubscriptionId, Vec<usize>> = Default::default();
     for round in 0..40 {
-        let caps = vec![(held, 0), (slow, 1)];
+        let caps = [(held, 0), (slow, 1)].into();
         let claim = store.claim(fixture.capped(10, caps)).await.expect("claims");
         assert!(claim.leased.len() <= 10);
         let of_slow = claim.leased.iter();
@@ -99,7 +94,7 @@ pub(crate) async fn a_long_backlog_held_back_does_not_hide_others(store: &dyn St
         assert_eq!(taken.get(other).map(Vec::len), Some(2), "{taken:?}");
     }
     // With room again, all of it comes.
-    let claim = store.claim(fixture.capped(5_000, Vec::new())).await;
+    let claim = store.claim(fixture.capped(5_000, Caps::new())).await;
     let leased = claim.expect("claims").leased;
     let came = leased
         .iter()
@@ -118,12 +113,12 @@ pub(crate) async fn order_holds_beside_a_long_backlog(store: &dyn Store) {
         let event = fixture.event("a.b", T0);
         emitted.push(fixture.emit(store, id, event, Some(key)).await.id);
     }
-    let claim = store.claim(fixture.capped(10, vec![(held, 0)])).await;
+    let claim = store.claim(fixture.capped(10, [(held, 0)].into())).await;
     let leased: Vec<_> = claim.expect("claims").leased;
     let ids: Vec<_> = leased.iter().map(|leased| leased.id).collect();
     assert_eq!(ids, [emitted[0], emitted[2]]);
     store.record(success(&leased[0])).await.expect("records");
-    let claim = store.claim(fixture.capped(10, vec![(held, 0)])).await;
+    let claim = store.claim(fixture.capped(10, [(held, 0)].into())).await;
     assert_eq!(claim.expect("claims").leased[0].id, emitted[1]);
 }
 

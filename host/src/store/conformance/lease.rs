@@ -192,7 +192,7 @@ pub(crate) async fn a_retry_waits_until_it_is_due(store: &dyn Store) {
         now: T0,
         lease_until: T0,
         limit: 10,
-        caps: Vec::new(),
+        caps: Caps::new(),
     };
     let claim = store.claim(early).await.expect("claims");
     assert!(claim.leased.is_empty());

@@ -7,9 +7,9 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::{
-    AcceptRequest, Accepted, CatalogEpoch, Claim, ClaimRequest, DeliveryFilter, DocumentChanges,
-    EventFilter, GrantRecord, IdempotencyKey, KeyedEvent, ReceiveRequest, Received, Recorded,
-    Store, StoreError, WebhookFilter,
+    AcceptRequest, Accepted, Caps, CatalogEpoch, Claim, ClaimRequest, DeliveryFilter,
+    DocumentChanges, EventFilter, GrantRecord, IdempotencyKey, KeyedEvent, ReceiveRequest,
+    Received, Recorded, Store, StoreError, WebhookFilter,
 };
 use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{
@@ -149,7 +149,7 @@ pub(crate) async fn leased_by(store: &dyn Store, worker: WorkerId) -> LeasedDeli
         now: T0,
         lease_until: FAR,
         limit: 10,
-        caps: Vec::new(),
+        caps: Caps::new(),
     };
     let mut claim = store.claim(request).await.expect("claims");
     claim.leased.pop().expect("a delivery")
@@ -162,7 +162,7 @@ pub(crate) async fn claim_by(store: &dyn Store, worker: WorkerId) -> Claim {
         now: Timestamp(FAR.0 - 1_000_000_000),
         lease_until: FAR,
         limit: 10,
-        caps: Vec::new(),
+        caps: Caps::new(),
     };
     store.claim(request).await.expect("claims")
 }
@@ -280,7 +280,7 @@ impl Fixture {
             now,
             lease_until: now.plus(LEASE),
             limit,
-            caps: Vec::new(),
+            caps: Caps::new(),
         };
         store.claim(request).await.expect("claims").leased
     }

@@ -47,7 +47,7 @@ impl<'a> Told<'a> {
             now,
             lease_until: now.plus(LEASE),
             limit: 0,
-            caps: Vec::new(),
+            caps: Caps::new(),
         };
         let claim = self.outbox.claim_of(request, ids.to_vec()).await;
         claim.expect("claims")

@@ -11,22 +11,17 @@ use crate::domain::clock::Timestamp;
 use crate::domain::delivery::{DeliveryState, FencingToken, LeasedDelivery};
 use crate::domain::id::{DeliveryId, SubscriptionId};
 use crate::domain::job::{JobOrigin, JobQueue, Trigger};
-use crate::store::{CatalogEpoch, Claim, ClaimRequest};
+use crate::store::{Caps, CatalogEpoch, Claim, ClaimRequest};
 
 /// Due deliveries that are looked at before subscriptions are.
 const WINDOW: usize = 32;
 
-type Room = BTreeMap<SubscriptionId, usize>;
-
 impl Tables {
     pub(crate) fn claim(&mut self, request: &ClaimRequest) -> Claim {
-        let mut room = Room::new();
-        if !self.has(Defect::ForgetsCaps) {
-            for (id, cap) in &request.caps {
-                let room = room.entry(*id).or_insert(*cap);
-                *room = (*room).min(*cap);
-            }
-        }
+        let room = match self.has(Defect::ForgetsCaps) {
+            true => Caps::new(),
+            false => request.caps.clone(),
+        };
         let (mut ids, more) = self.pick(request, room);
         ids.sort_unstable();
         let leased = ids
@@ -51,7 +46,7 @@ impl Tables {
     }
 
     /// What the claim takes, and whether there may be more for it.
-    fn pick(&mut self, request: &ClaimRequest, mut room: Room) -> (Vec<DeliveryId>, bool) {
+    fn pick(&mut self, request: &ClaimRequest, mut room: Caps) -> (Vec<DeliveryId>, bool) {
         let due = self.due(request.now);
         let window = &due[..due.len().min(WINDOW.max(request.limit))];
         let mut oldest: Vec<DeliveryId> = window
@@ -73,7 +68,7 @@ impl Tables {
         &mut self,
         request: &ClaimRequest,
         due: &[(Timestamp, DeliveryId)],
-        mut room: Room,
+        mut room: Caps,
     ) -> (Vec<DeliveryId>, bool) {
         let mut lanes: BTreeMap<SubscriptionId, Vec<DeliveryId>> = BTreeMap::new();
         for (_, id) in due {
@@ -169,7 +164,7 @@ impl Tables {
 }
 
 /// Takes one place of a subscription, where there is one.
-fn take(room: &mut Room, lane: SubscriptionId) -> bool {
+fn take(room: &mut Caps, lane: SubscriptionId) -> bool {
     match room.get_mut(&lane) {
         None => true,
         Some(0) => false,

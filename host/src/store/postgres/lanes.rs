@@ -10,8 +10,7 @@ use std::collections::HashMap;
 use sqlx::{PgConnection, Row as _};
 
 use crate::domain::clock::Timestamp;
-use crate::domain::id::SubscriptionId;
-use crate::store::{ClaimRequest, Result};
+use crate::store::{Caps, ClaimRequest, Result};
 
 /// Due deliveries that are looked at before lanes are.
 const WINDOW: i64 = 2_048;
@@ -76,11 +75,8 @@ pub(super) async fn pick(
     request: &ClaimRequest,
     cursor: &mut Cursor,
 ) -> Result<Picked> {
-    let mut room: HashMap<String, usize> = HashMap::with_capacity(request.caps.len());
-    for (id, cap) in &request.caps {
-        let room = room.entry(id.to_string()).or_insert(*cap);
-        *room = (*room).min(*cap);
-    }
+    let caps = request.caps.iter();
+    let mut room: HashMap<String, usize> = caps.map(|(id, cap)| (id.to_string(), *cap)).collect();
     let limit = i64::try_from(request.limit).unwrap_or(i64::MAX);
     let rows = sqlx::query(OLDEST)
         .bind(request.now.0)
@@ -188,9 +184,9 @@ async fn after(
 }
 
 /// The subscriptions without room.
-fn passed_over(caps: &[(SubscriptionId, usize)]) -> Vec<String> {
+fn passed_over(caps: &Caps) -> Vec<String> {
     caps.iter()
-        .filter(|(_, cap)| *cap == 0)
+        .filter(|(_, cap)| **cap == 0)
         .map(|(id, _)| id.to_string())
         .collect()
 }

@@ -18,7 +18,7 @@ use crate::domain::event::{Event, EventTypeName};
 use crate::domain::id::{DeliveryId, EventId, IdGenerator};
 use crate::domain::provider::ProviderId;
 use crate::store::{
-    AcceptRequest, CatalogStore as _, ClaimRequest, DeliveryStore as _, Recorded, StoreError,
+    AcceptRequest, Caps, CatalogStore as _, ClaimRequest, DeliveryStore as _, Recorded, StoreError,
 };
 
 const T0: Timestamp = Timestamp(1_700_000_000_000);
@@ -114,7 +114,7 @@ async fn write_for_ever(path: &Path) -> ! {
             now,
             lease_until: now.plus(Duration::from_secs(60)),
             limit: 8,
-            caps: Vec::new(),
+            caps: Caps::new(),
         };
         for leased in store.claim(request).await.expect("claims").leased {
             let result = LeaseResult {
