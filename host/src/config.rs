@@ -228,7 +228,7 @@ pub struct RetentionSection {
     pub failed_days: Keep,
     /// Deliveries that were cancelled or filtered.
     pub cancelled_days: Keep,
-    /// Events that no delivery is left of.
+    /// Events that no delivery is left of; with the last of a correlation key go its external ids.
     pub events_days: Keep,
     /// Inbound webhooks, and the keys by which a repeated one is known.
     pub webhooks_days: Keep,

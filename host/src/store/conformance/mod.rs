@@ -91,6 +91,7 @@ macro_rules! cases {
             what_is_old_and_at_its_end_is_removed_and_nothing_else,
             what_a_replay_needs_stays_until_it_has_gone_through_it,
             old_idempotency_keys_are_removed,
+            external_ids_go_with_the_last_event_of_their_key,
             old_webhooks_and_their_keys_are_removed,
             a_duty_is_one_process_s_at_a_time,
             a_claim_takes_the_oldest_up_to_its_limit,

@@ -815,6 +815,46 @@ pub(crate) async fn old_idempotency_keys_are_removed(store: &dyn Store) {
     assert!(matches!(keyed("d", at(9)).await, Accepted::Duplicate(_)));
 }
 
+pub(crate) async fn external_ids_go_with_the_last_event_of_their_key(store: &dyn Store) {
+    let fixture = Fixture::new();
+    let subscription = fixture.subscription(T0);
+    let id = subscription.id;
+    store.put_subscription(subscription).await.expect("put");
+    // What the delivery of one more event finds; it leaves an external id.
+    let found = async |key: &str, when: i64| {
+        let event = Event {
+            correlation_key: Some(key.into()),
+            ..fixture.event("a.b", at(when))
+        };
+        fixture.emit(store, id, event, None).await;
+        let leased = fixture.claim_one(store, at(when)).await;
+        let external_id = Some(format!("{key} at {when}"));
+        let done = LeaseResult {
+            at: at(when),
+            ..result(
+                &leased,
+                Outcome::Success,
+                Transition::Success { external_id },
+            )
+        };
+        store.record(done).await.expect("records");
+        leased.external_id
+    };
+    let clear = async |before: i64| {
+        let succeeded = Expiring::Deliveries(DeliveryState::Success);
+        remove(store, succeeded, at(before)).await;
+        remove(store, Expiring::Events, at(before)).await
+    };
+    assert_eq!(found("x", 0).await, None);
+    assert_eq!(found("x", 10).await.as_deref(), Some("x at 0"));
+    assert_eq!(clear(5).await, 1);
+    assert_eq!(found("x", 20).await.as_deref(), Some("x at 10"));
+    assert_eq!(found("y", 100).await, None);
+    assert_eq!(clear(50).await, 2);
+    assert_eq!(found("x", 110).await, None, "no event of it was left");
+    assert_eq!(found("y", 120).await.as_deref(), Some("y at 100"));
+}
+
 pub(crate) async fn a_duty_is_one_process_s_at_a_time(store: &dyn Store) {
     let fixture = Fixture::new();
     let (one, other): (WorkerId, WorkerId) = (fixture.id(T0), fixture.id(T0));

@@ -48,10 +48,16 @@ impl Tables {
             Expiring::Events => {
                 let needed = self.replays_need();
                 let rows = &self.rows;
-                prune(&mut self.events, limit, |id, event| {
+                let gone = prune(&mut self.events, limit, |id, event| {
                     let mut deliveries = rows.values().map(|row| row.delivery.event_id);
                     event.received_at < before && !needed(*id) && !deliveries.any(|of| of == *id)
-                })
+                });
+                let events = &self.events;
+                self.external_ids.retain(|(_, key), _| {
+                    let mut keys = events.values().map(|event| &event.correlation_key);
+                    keys.any(|of| of.as_ref() == Some(key))
+                });
+                gone
             }
             Expiring::Webhooks => prune(&mut self.webhooks, limit, |_, webhook| {
                 webhook.received_at < before

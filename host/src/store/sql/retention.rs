@@ -1,5 +1,7 @@
 //! Removing what is old enough, in batches that go through each kind once, from the oldest on.
 
+use std::collections::BTreeSet;
+
 use sqlx::{AssertSqlSafe, QueryBuilder, Row as _};
 
 use super::dialect::{self, Db, DbConnection};
@@ -214,6 +216,7 @@ async fn deliveries(
     })
 }
 
+/// With the last event of a correlation key its external ids go: a later one begins anew.
 async fn events(connection: &mut DbConnection, batch: &RemovalBatch) -> Result<Removed> {
     let looked = look(
         &mut *connection,
@@ -238,9 +241,23 @@ async fn events(connection: &mut DbConnection, batch: &RemovalBatch) -> Result<R
         "DELETE FROM events WHERE NOT EXISTS (SELECT 1 FROM deliveries d WHERE d.event_id = events.id) AND id",
     );
     push_ids(&mut delete, &looked.ids);
-    let done = delete.build().execute(connection).await?;
+    delete.push(" RETURNING correlation_key");
+    let gone: Vec<Option<String>> = delete
+        .build_query_scalar()
+        .fetch_all(&mut *connection)
+        .await?;
+    let records = u64::try_from(gone.len()).unwrap_or(u64::MAX);
+    let keys: BTreeSet<String> = gone.into_iter().flatten().collect();
+    if !keys.is_empty() {
+        let mut delete = QueryBuilder::<Db>::new(
+            "DELETE FROM external_ids WHERE NOT EXISTS \
+             (SELECT 1 FROM events e WHERE e.correlation_key = external_ids.correlation_key) AND correlation_key",
+        );
+        push_ids(&mut delete, &keys);
+        delete.build().execute(connection).await?;
+    }
     Ok(Removed {
-        records: done.rows_affected(),
+        records,
         next: looked.next,
     })
 }
