@@ -24,50 +24,75 @@ pub async fn pass_on(mut events: Receiver<RegistryEvent>, accepter: Arc<Accepter
             }
             Err(RecvError::Closed) => break,
         };
-        match event {
-            RegistryEvent::Changed => {}
+        let news = match event {
+            RegistryEvent::Changed => continue,
             RegistryEvent::Serving { provider, report } => {
-                record(&accepter, "component.serving", Some(&provider), &report).await;
+                News::of("component.serving", Some(provider), report)
             }
             RegistryEvent::AwaitingGrant {
                 provider, report, ..
-            } => {
-                record(
-                    &accepter,
-                    "component.awaiting_grant",
-                    Some(&provider),
-                    &report,
-                )
-                .await
-            }
+            } => News::of("component.awaiting_grant", Some(provider), report),
             RegistryEvent::Failed { provider, report } => {
-                record(&accepter, "component.rejected", provider.as_ref(), &report).await;
                 tell_failure(&accepter, provider.as_ref(), &report).await;
+                News::of("component.rejected", provider, report)
             }
+            RegistryEvent::Stopped {
+                provider,
+                file,
+                digest,
+                version,
+                reason,
+            } => News {
+                action: "component.stopped",
+                file,
+                provider: Some(provider),
+                version: Some(version),
+                digest,
+                reason: Some(reason),
+            },
+        };
+        record(&accepter, news).await;
+    }
+}
+
+/// What an entry tells of a component.
+struct News {
+    action: &'static str,
+    file: String,
+    provider: Option<ProviderId>,
+    version: Option<String>,
+    digest: String,
+    reason: Option<String>,
+}
+
+impl News {
+    fn of(action: &'static str, provider: Option<ProviderId>, report: ComponentReport) -> Self {
+        Self {
+            action,
+            provider,
+            version: report.descriptor.as_ref().map(|told| told.version.clone()),
+            reason: reason(&report).map(ToOwned::to_owned),
+            file: report.file,
+            digest: report.digest,
         }
     }
 }
 
 /// Every process that loads a component sees it, at every start: only news is written.
-async fn record(
-    accepter: &Accepter,
-    action: &'static str,
-    provider: Option<&ProviderId>,
-    report: &ComponentReport,
-) {
-    let descriptor = report.descriptor.as_ref();
+async fn record(accepter: &Accepter, news: News) {
+    let News { action, file, .. } = news;
     let shown = json!({
-        "provider": provider.map(ProviderId::as_str),
-        "version": descriptor.map(|descriptor| descriptor.version.as_str()),
-        "digest": report.digest,
-        "reason": reason(report),
+        "provider": news.provider.as_ref().map(ProviderId::as_str),
+        "version": news.version,
+        "digest": news.digest,
+        "reason": news.reason,
     });
     let (now, process) = (accepter.clock.now(), accepter.process.clone());
-    let entry = NewEntry::new(now, process, action, "component", &report.file)
+    let entry = NewEntry::new(now, process, action, "component", &file)
         .after(&shown)
         .once();
     if let Err(error) = accepter.store.append_audit(vec![entry]).await {
-        tracing::warn!(%error, action, file = report.file, "not in the audit trail");
+        tracing::warn!(%error, action, file, "not in the audit trail");
     }
 }
 

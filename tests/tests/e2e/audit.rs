@@ -366,6 +366,10 @@ async fn lifecycle(gateway: &Gateway) {
     gateway.install_bytes(b"no component", "broken.wasm");
     let broken = entry_of("component.rejected", "broken.wasm").await;
     assert!(broken["after"]["reason"].is_string(), "{broken}");
+    std::fs::remove_file(gateway.providers_dir().join("webhook.wasm")).expect("removed");
+    let stopped = entry_of("component.stopped", "webhook.wasm").await;
+    assert_eq!(stopped["after"]["provider"], "webhook");
+    assert!(stopped["after"]["reason"].is_string(), "{stopped}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

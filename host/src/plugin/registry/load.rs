@@ -84,13 +84,13 @@ impl Loader {
             return Outcome::Ready(known.clone());
         }
         let digest = content.digest.clone();
-        match self.version(content).await {
+        match self.version(&look.file, content).await {
             Ok(version) => Outcome::Ready(Arc::new(version)),
             Err(Fault(reason)) => refused(&digest, reason),
         }
     }
 
-    async fn version(&self, content: Content) -> Result<Version, Fault> {
+    async fn version(&self, file: &str, content: Content) -> Result<Version, Fault> {
         let Content { bytes, digest } = content;
         let manifest = verify(&bytes).map_err(Fault)?;
         let code = match self.cached_code(&digest).await? {
@@ -105,6 +105,7 @@ impl Loader {
             manifest.check_descriptor(&descriptor).map_err(Fault)?;
         }
         Ok(Version {
+            file: file.to_owned(),
             digest,
             code,
             descriptor: Arc::new(descriptor),

@@ -131,6 +131,19 @@ pub enum RegistryEvent {
         /// The component.
         report: ComponentReport,
     },
+    /// A component serves no more, and no other one in its place.
+    Stopped {
+        /// The provider.
+        provider: ProviderId,
+        /// The file that the component came from.
+        file: String,
+        /// SHA-256 of its content, hexadecimal.
+        digest: String,
+        /// What the component said its version is.
+        version: String,
+        /// What stands against a call now.
+        reason: String,
+    },
     /// A component cannot be used: the operational event `hookport.provider.failed`.
     Failed {
         /// The provider whose file it is, where that is known.
@@ -443,10 +456,18 @@ impl Inner {
             };
             after.insert(id, serving);
         }
+        let stopped: Vec<_> = before
+            .iter()
+            .filter(|(id, _)| !after.contains_key(*id))
+            .map(|(id, serving)| stopped(id, serving, state.why_not(id)))
+            .collect();
         if changed {
             self.serving.store(Arc::new(after));
         }
         // Published under the lock, so that events come in the order of what they tell.
+        for event in stopped {
+            self.tell(event);
+        }
         for announcement in settled.announcements {
             self.announce(announcement);
         }
@@ -588,6 +609,18 @@ impl Inner {
     fn tell(&self, event: RegistryEvent) {
         // Fails only when nobody listens.
         let _ = self.events.send(event);
+    }
+}
+
+fn stopped(id: &ProviderId, serving: &Serving, reason: String) -> RegistryEvent {
+    let version = &serving.version;
+    tracing::warn!(provider = %id, file = version.file, digest = version.digest, reason, "provider serves no more");
+    RegistryEvent::Stopped {
+        provider: id.clone(),
+        file: version.file.clone(),
+        digest: version.digest.clone(),
+        version: version.descriptor.version.clone(),
+        reason,
     }
 }
 

@@ -26,6 +26,7 @@ const SETTLED: Duration = Duration::from_secs(2);
 
 /// A component that was verified, compiled and described.
 pub(super) struct Version {
+    pub(super) file: String,
     pub(super) digest: String,
     pub(super) code: LoadedCode,
     pub(super) descriptor: Arc<Descriptor>,
