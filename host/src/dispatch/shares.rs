@@ -12,8 +12,9 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
 use crate::domain::clock::Clock;
-use crate::domain::delivery::LeasedDelivery;
 use crate::domain::id::SubscriptionId;
 use crate::domain::provider::ProviderId;
 use crate::queue::Queue;
@@ -137,35 +138,75 @@ impl Shares {
     }
 }
 
-/// A delivery's part of its subscription's share: from when it sets out until its call has ended. The
-/// result on its way into the store is nothing that a destination has to answer for.
-pub(super) struct Share {
+/// How many deliveries at one time, and of whom.
+pub(super) struct Places {
+    /// Calls under way.
+    pub(super) slots: Arc<Semaphore>,
+    pub(super) shares: Arc<Shares>,
+    /// Results on their way into the store, as many as there are slots: a call that ends leaves its slot
+    /// to another one, unless the store does not keep up.
+    results: Arc<Semaphore>,
+}
+
+impl Places {
+    /// As [`Shares::new`].
+    pub(super) fn new(slots: usize, per_subscription_max: usize) -> Self {
+        Self {
+            slots: Arc::new(Semaphore::new(slots)),
+            shares: Arc::new(Shares::new(slots, per_subscription_max)),
+            results: Arc::new(Semaphore::new(slots)),
+        }
+    }
+
+    /// Waits until nothing is under way.
+    pub(super) async fn all_free(&self) {
+        let all = u32::try_from(self.shares.slots).unwrap_or(u32::MAX);
+        for places in [&self.slots, &self.results] {
+            let _ = places.acquire_many(all).await;
+        }
+    }
+
+    /// For a delivery to `subscription` through `provider` that sets out.
+    pub(super) fn take(
+        &self,
+        slot: OwnedSemaphorePermit,
+        queue: &Arc<dyn Queue>,
+        clock: &Arc<dyn Clock>,
+        (subscription, provider): (SubscriptionId, &ProviderId),
+    ) -> Place {
+        self.shares.take(subscription, provider);
+        Place {
+            _slot: slot,
+            shares: self.shares.clone(),
+            results: self.results.clone(),
+            queue: queue.clone(),
+            clock: clock.clone(),
+            subscription,
+            provider: provider.clone(),
+        }
+    }
+}
+
+/// A delivery's slot, and its part of its subscription's share: from when it sets out until its call
+/// has ended. The result on its way into the store is nothing that a destination has to answer for.
+pub(super) struct Place {
+    _slot: OwnedSemaphorePermit,
     shares: Arc<Shares>,
+    results: Arc<Semaphore>,
     queue: Arc<dyn Queue>,
     clock: Arc<dyn Clock>,
     subscription: SubscriptionId,
     provider: ProviderId,
 }
 
-impl Share {
-    pub(super) fn take(
-        shares: &Arc<Shares>,
-        queue: &Arc<dyn Queue>,
-        clock: &Arc<dyn Clock>,
-        leased: &LeasedDelivery,
-    ) -> Self {
-        shares.take(leased.subscription_id, &leased.provider);
-        Self {
-            shares: shares.clone(),
-            queue: queue.clone(),
-            clock: clock.clone(),
-            subscription: leased.subscription_id,
-            provider: leased.provider.clone(),
-        }
+impl Place {
+    /// The call has ended: a place for its result instead.
+    pub(super) async fn for_result(self) -> Option<OwnedSemaphorePermit> {
+        self.results.clone().acquire_owned().await.ok()
     }
 }
 
-impl Drop for Share {
+impl Drop for Place {
     fn drop(&mut self) {
         if self.shares.give_back(self.subscription, &self.provider) {
             self.queue.wake(self.clock.now());
@@ -175,9 +216,15 @@ impl Drop for Share {
 
 #[cfg(test)]
 mod tests {
+    use async_trait::async_trait;
     use ulid::Ulid;
 
     use super::*;
+    use crate::domain::clock::Timestamp;
+    use crate::domain::delivery::LeaseResult;
+    use crate::queue::conformance::ManualClock;
+    use crate::queue::{Batch, Room};
+    use crate::store::{Recorded, StoreError};
 
     const SLOTS: usize = 64;
 
@@ -239,6 +286,47 @@ mod tests {
         let shares = Shares::new(SLOTS, 1);
         flood(&shares, 1, "a");
         assert_eq!(shares.crowded().subscriptions, [subscription(1)]);
+    }
+
+    /// A queue that nobody claims from.
+    struct Idle;
+
+    #[async_trait]
+    impl Queue for Idle {
+        async fn next(&self, _: usize, _: &(dyn Fn() -> Room + Sync)) -> Result<Batch, StoreError> {
+            std::future::pending().await
+        }
+
+        async fn settle(&self, _: LeaseResult) -> Result<Recorded, StoreError> {
+            Ok(Recorded::Written)
+        }
+
+        fn wake(&self, _: Timestamp) {}
+    }
+
+    #[tokio::test]
+    async fn a_call_that_has_ended_leaves_its_slot_while_results_have_places() {
+        let places = Places::new(2, 2);
+        let queue: Arc<dyn Queue> = Arc::new(Idle);
+        let clock: Arc<dyn Clock> = Arc::new(ManualClock::new());
+        let (id, provider) = (subscription(1), provider("a"));
+        let set_out = || {
+            let slot = places.slots.clone().try_acquire_owned().ok()?;
+            Some(places.take(slot, &queue, &clock, (id, &provider)))
+        };
+        let (one, other) = (set_out().expect("a slot"), set_out().expect("a slot"));
+        assert!(set_out().is_none());
+        let first = one.for_result().await.expect("a place");
+        let third = set_out().expect("the slot of the first");
+        let second = other.for_result().await.expect("a place");
+        let mut waiting = Box::pin(third.for_result());
+        assert!(futures_util::poll!(&mut waiting).is_pending());
+        assert_eq!(places.slots.available_permits(), 1, "its slot is kept");
+        drop(first);
+        let third = waiting.await.expect("a place");
+        drop((second, third));
+        let none_left = tokio::time::timeout(std::time::Duration::from_secs(5), places.all_free());
+        none_left.await.expect("all places are free");
     }
 
     #[test]

@@ -14,13 +14,13 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use opentelemetry::trace::SpanKind;
 use serde_json::json;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 use super::accept::Accepter;
 use super::gates::{Entry, Gates, Judged, Passage};
-use super::shares::{Share, Shares};
+use super::shares::{Place, Places, Shares};
 use super::snapshot::{Route, Snapshot, Snapshots};
 use super::{attempt_log, operational, report};
 use crate::coord::Coord;
@@ -61,9 +61,9 @@ pub struct WorkerConfig {
 /// What a delivery that sets out takes along.
 struct Out {
     snapshot: Arc<Snapshot>,
-    shares: Arc<Shares>,
+    places: Arc<Places>,
     cut: CancellationToken,
-    permit: OwnedSemaphorePermit,
+    slot: OwnedSemaphorePermit,
 }
 
 /// Carries deliveries out.
@@ -96,11 +96,11 @@ impl Worker {
     /// Works until `stop` turns true, then waits for what is under way, which ends unrecorded when
     /// `cut` is cancelled.
     pub async fn run(self: Arc<Self>, mut stop: watch::Receiver<bool>, cut: CancellationToken) {
-        let slots = Arc::new(Semaphore::new(self.config.concurrency));
-        let shares = Arc::new(Shares::new(
+        let places = Arc::new(Places::new(
             self.config.concurrency,
             self.config.concurrency_per_subscription,
         ));
+        let Places { slots, shares, .. } = &*places;
         let gates = Arc::new(Gates::new(self.coord.clone()));
         tokio::select! {
             () = self.restore(&gates) => {}
@@ -115,7 +115,7 @@ impl Worker {
             let Ok(first) = free else { break };
             drop(first);
             let limit = shares.claim_max();
-            let room = || self.room(&shares, &gates, limit);
+            let room = || self.room(shares, &gates, limit);
             let batch = tokio::select! {
                 batch = self.queue.next(limit, &room) => batch,
                 _ = stop.wait_for(|stop| *stop) => break,
@@ -142,29 +142,28 @@ impl Worker {
                 .await;
             let mut batch = batch.leased.into_iter().zip(entries);
             while let Some((leased, entry)) = batch.next() {
-                let permit = tokio::select! {
+                let slot = tokio::select! {
                     biased;
                     _ = stop.wait_for(|stop| *stop) => None,
-                    permit = slots.clone().acquire_owned() => permit.ok(),
+                    slot = slots.clone().acquire_owned() => slot.ok(),
                 };
-                let Some(permit) = permit else {
+                let Some(slot) = slot else {
                     let rest = batch.map(|(leased, _)| leased);
                     self.give_back(std::iter::once(leased).chain(rest)).await;
                     break;
                 };
                 let out = Out {
                     snapshot: snapshot.clone(),
-                    shares: shares.clone(),
+                    places: places.clone(),
                     cut: cut.clone(),
-                    permit,
+                    slot,
                 };
                 self.set_out(leased, entry, out);
             }
             self.forget(gates.take_forgotten()).await;
         }
         self.give_back(self.queue.stop().await.into_iter()).await;
-        let all = u32::try_from(self.config.concurrency).unwrap_or(u32::MAX);
-        let _ = slots.acquire_many(all).await;
+        places.all_free().await;
     }
 
     /// Begins one delivery on a task of its own.
@@ -172,16 +171,16 @@ impl Worker {
         let worker = self.clone();
         let Out {
             snapshot,
-            shares,
+            places,
             cut,
-            permit,
+            slot,
         } = out;
         let mut passage = match entry {
             Entry::Held(until) => {
                 tokio::spawn(async move {
                     // Due as it was: a gate that opens early lets it go.
                     worker.settle(&leased, None, Transition::Parked).await;
-                    drop(permit);
+                    drop(slot);
                     worker.queue.wake(until);
                 });
                 return;
@@ -189,18 +188,18 @@ impl Worker {
             Entry::Pass(passage) => Some(passage),
             Entry::Unrouted => None,
         };
-        let share = Share::take(&shares, &self.queue, &self.clock, &leased);
+        let to = (leased.subscription_id, &leased.provider);
+        let place = places.take(slot, &self.queue, &self.clock, to);
         tokio::spawn(async move {
             let span = attempt_log::span(&leased);
             let work = worker
-                .carry_out(&snapshot, leased, passage.as_mut(), share)
+                .carry_out(&snapshot, leased, passage.as_mut(), place)
                 .instrument(span);
             tokio::select! {
                 biased;
                 () = cut.cancelled() => {}
                 () = work => {}
             }
-            drop(permit);
             let now = worker.clock.now();
             if let Some(passage) = passage
                 && passage.end(now).await
@@ -290,7 +289,7 @@ impl Worker {
         snapshot: &Snapshot,
         leased: LeasedDelivery,
         passage: Option<&mut Passage>,
-        share: Share,
+        place: Place,
     ) {
         let id = leased.subscription_id;
         match snapshot.routes.get(&id) {
@@ -299,7 +298,7 @@ impl Worker {
                     self.settle(&leased, None, Transition::Parked).await;
                 } else {
                     let mut span = self.tracing(&leased);
-                    let attempt = self.attempt(snapshot, route, leased, passage, share);
+                    let attempt = self.attempt(snapshot, route, leased, passage, place);
                     let outcome = telemetry::under(span.as_ref(), attempt).await;
                     if let (Some(span), Some(outcome)) = (&mut span, outcome) {
                         span.set("hookport.outcome", outcome.as_str());
@@ -341,7 +340,7 @@ impl Worker {
         route: &Route,
         leased: LeasedDelivery,
         passage: Option<&mut Passage>,
-        share: Share,
+        place: Place,
     ) -> Option<Outcome> {
         let started_at = self.clock.now();
         let report = match self.prepared(snapshot, route, &leased).await {
@@ -365,7 +364,6 @@ impl Worker {
             }
             Err(failure) => CallReport::failed(failure),
         };
-        drop(share);
         let ended_at = self.clock.now();
         let attempt = report::attempt(started_at, &report);
         let gone = report.http_status == Some(GONE) && report.result.is_err();
@@ -373,6 +371,7 @@ impl Worker {
             Some(passage) => passage.judge(report::verdict(&report), ended_at).await,
             None => Judged::default(),
         };
+        let _place = place.for_result().await;
         let transition = match report.result {
             Ok(receipt) => Transition::Success {
                 external_id: receipt.external_id,

@@ -59,13 +59,13 @@ impl<S: DeliveryStore + ?Sized> EmbeddedQueue<S> {
         // Set before the claim: a wake-up during it must not be overwritten.
         self.next_due.store(NEVER, Ordering::Release);
         self.looked_at.store(now.0, Ordering::Release);
-        self.fresh.looking();
         let caps = self.ask(room, now).caps;
         let request = self.leases.request(now, limit, caps);
         let claimed = self.leases.claim(now, self.leases.store.claim(request));
         let claim = match claimed.await {
             Ok(claim) => claim,
             Err(error) => {
+                self.fresh.looked(false);
                 self.wake(now);
                 return Err(error);
             }
@@ -73,9 +73,8 @@ impl<S: DeliveryStore + ?Sized> EmbeddedQueue<S> {
         // Held back by its ordering key or its subscription's cap: whoever ends that wakes
         // the queue, if it is not time itself.
         let again = claim.held_back.then(|| now.plus(IDLE_LOOK));
-        if claim.next_due.is_none_or(|due| due > now) {
-            self.fresh.looked();
-        }
+        self.fresh
+            .looked(claim.next_due.is_none_or(|due| due > now));
         if let Some(due) = claim.next_due.into_iter().chain(again).min() {
             self.next_due.fetch_min(due.0, Ordering::AcqRel);
         }

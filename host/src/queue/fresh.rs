@@ -10,7 +10,7 @@ use crate::domain::delivery::{LeasedDelivery, NewDelivery};
 use crate::domain::id::SubscriptionId;
 use crate::store::CatalogEpoch;
 
-/// How much may be leased and not begun, in batches of the worker's: about as much as it has slots for.
+/// How much may be leased and not begun, in batches of the worker's: about as much as it has free slots.
 const BATCHES_MAX: usize = 4;
 /// A subscription that was held back for less may go on at any moment: what it has stays leased.
 const HELD_MAX: Duration = Duration::from_millis(100);
@@ -23,6 +23,8 @@ pub(super) struct Fresh(Mutex<State>);
 struct State {
     /// How much may be leased and not begun; 0: no worker asks.
     room: usize,
+    /// The largest batch that a worker asked for.
+    batch_max: usize,
     /// Nothing else waits in the store, as of the last look.
     is_first: bool,
     caps: HashMap<SubscriptionId, Cap>,
@@ -61,9 +63,12 @@ impl Fresh {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A worker takes up to `limit` at once.
+    /// A worker takes up to `limit` at once, the less the fewer of its slots are free. One large batch may
+    /// always wait: slots become free again in less time than a commit takes.
     pub(super) fn asked_for(&self, limit: usize) {
-        self.state().room = limit.saturating_mul(BATCHES_MAX);
+        let mut state = self.state();
+        state.batch_max = state.batch_max.max(limit);
+        state.room = limit.saturating_mul(BATCHES_MAX).max(state.batch_max);
     }
 
     /// No worker takes anything any more.
@@ -71,14 +76,11 @@ impl Fresh {
         self.state().room = 0;
     }
 
-    /// A look at the store begins: nothing is known of it.
-    pub(super) fn looking(&self) {
-        self.state().is_first = false;
-    }
-
-    /// The look found everything that could be taken.
-    pub(super) fn looked(&self) {
-        self.state().is_first = true;
+    /// A look at the store has ended; `all`: it found everything that could be taken. What is written
+    /// during a look goes by the one before: else it had to be claimed, and what is written during that
+    /// claim as well, for as long as the load lasts.
+    pub(super) fn looked(&self, all: bool) {
+        self.state().is_first = all;
     }
 
     /// How much may go from now on.
@@ -87,9 +89,7 @@ impl Fresh {
         let before = std::mem::take(&mut state.caps);
         for (id, left) in &room.caps {
             let since = before.get(id).map_or(now, |cap| cap.since);
-            let cap = state.caps.entry(*id);
-            let cap = cap.or_insert(Cap { left: *left, since });
-            cap.left = cap.left.min(*left);
+            state.caps.insert(*id, Cap { left: *left, since });
         }
     }
 
