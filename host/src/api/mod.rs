@@ -3,6 +3,7 @@
 mod audit;
 mod auth;
 mod connections;
+mod dead_letter_runs;
 mod dead_letters;
 mod deliveries;
 mod error;
@@ -181,11 +182,11 @@ fn routes() -> OpenApiRouter<Shared> {
         .routes(routes!(dead_letters::get))
         .routes(routes!(dead_letters::requeue))
         .routes(routes!(dead_letters::discard))
-        .routes(routes!(dead_letters::requeue_all))
-        .routes(routes!(dead_letters::discard_all))
-        .routes(routes!(dead_letters::list_runs))
-        .routes(routes!(dead_letters::get_run))
-        .routes(routes!(dead_letters::cancel_run))
+        .routes(routes!(dead_letter_runs::requeue_all))
+        .routes(routes!(dead_letter_runs::discard_all))
+        .routes(routes!(dead_letter_runs::list_runs))
+        .routes(routes!(dead_letter_runs::get_run))
+        .routes(routes!(dead_letter_runs::cancel_run))
         .routes(routes!(jobs::list))
         .routes(routes!(jobs::get))
         .routes(routes!(keys::create, keys::list))
