@@ -9,7 +9,7 @@
 //! its subscriptions then has a quarter of the usual share, so that a destination that stalls does
 //! not keep the provider from the others, and the last eighth of the slots is for other providers.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -39,15 +39,15 @@ struct Counts {
     all: usize,
     by_subscription: HashMap<SubscriptionId, (ProviderId, usize)>,
     by_provider: HashMap<ProviderId, usize>,
-    /// Something was passed over since it was last said that there is room.
-    passed_over: bool,
+    /// Who was crowded when that was asked for, until it was said that there is room.
+    passed_over: Crowded,
 }
 
 /// What is passed over when work is claimed.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub(super) struct Crowded {
-    pub(super) subscriptions: Vec<SubscriptionId>,
-    pub(super) providers: Vec<ProviderId>,
+    pub(super) subscriptions: HashSet<SubscriptionId>,
+    pub(super) providers: HashSet<ProviderId>,
 }
 
 impl Shares {
@@ -83,13 +83,11 @@ impl Shares {
     pub(super) fn give_back(&self, subscription: SubscriptionId, provider: &ProviderId) -> bool {
         let mut counts = self.counts();
         counts.all = counts.all.saturating_sub(1);
-        let mut left = 0;
         if let Some((_, count)) = counts.by_subscription.get_mut(&subscription) {
             *count -= 1;
-            left = *count;
-        }
-        if left == 0 {
-            counts.by_subscription.remove(&subscription);
+            if *count == 0 {
+                counts.by_subscription.remove(&subscription);
+            }
         }
         if let Some(count) = counts.by_provider.get_mut(provider) {
             *count -= 1;
@@ -97,16 +95,36 @@ impl Shares {
                 counts.by_provider.remove(provider);
             }
         }
-        let share = self.share(&counts, provider);
-        // Not at every single one, so that claims stay large.
-        let room = counts.passed_over && left <= share * 3 / 4;
-        counts.passed_over &= !room;
-        room
+        // Whoever was passed over: one that ends makes room for the others as well.
+        let mut waiting = std::mem::take(&mut counts.passed_over);
+        let before = waiting.subscriptions.len() + waiting.providers.len();
+        waiting.subscriptions.retain(|id| {
+            let known = counts.by_subscription.get(id);
+            // Not at every single one, so that claims stay large.
+            known.is_some_and(|(provider, count)| *count > self.share(&counts, provider) * 3 / 4)
+        });
+        waiting
+            .providers
+            .retain(|provider| self.is_closed_to(&counts, provider));
+        let left = waiting.subscriptions.len() + waiting.providers.len();
+        counts.passed_over = waiting;
+        left < before
+    }
+
+    fn free(&self, counts: &Counts) -> usize {
+        self.slots.saturating_sub(counts.all).max(1)
+    }
+
+    /// Whether `provider` is so crowded that what is left is for others.
+    fn is_closed_to(&self, counts: &Counts, provider: &ProviderId) -> bool {
+        let free = self.free(counts);
+        let count = counts.by_provider.get(provider).copied().unwrap_or(0);
+        free <= self.slots / RESERVED_PART && count >= free.saturating_mul(PROVIDER_WEIGHT)
     }
 
     /// Slots that one subscription of `provider` may have now.
     fn share(&self, counts: &Counts, provider: &ProviderId) -> usize {
-        let free = self.slots.saturating_sub(counts.all).max(1);
+        let free = self.free(counts);
         let of_provider = counts.by_provider.get(provider).copied().unwrap_or(0);
         let part = if of_provider >= free.saturating_mul(PROVIDER_WEIGHT) {
             CROWDED_PART
@@ -119,21 +137,23 @@ impl Shares {
     /// Who has its share.
     pub(super) fn crowded(&self) -> Crowded {
         let mut counts = self.counts();
-        let free = self.slots.saturating_sub(counts.all).max(1);
         let mut crowded = Crowded::default();
         for (id, (provider, count)) in &counts.by_subscription {
             if *count >= self.share(&counts, provider) {
-                crowded.subscriptions.push(*id);
+                crowded.subscriptions.insert(*id);
             }
         }
-        if free <= self.slots / RESERVED_PART {
-            let providers = counts.by_provider.iter();
-            crowded.providers = providers
-                .filter(|(_, count)| **count >= free.saturating_mul(PROVIDER_WEIGHT))
-                .map(|(provider, _)| provider.clone())
-                .collect();
-        }
-        counts.passed_over |= crowded != Crowded::default();
+        let providers = counts.by_provider.keys();
+        crowded.providers = providers
+            .filter(|provider| self.is_closed_to(&counts, provider))
+            .cloned()
+            .collect();
+        // Whoever was passed over before and has room by now may have been so by a claim.
+        let passed_over = &mut counts.passed_over;
+        passed_over.subscriptions.extend(&crowded.subscriptions);
+        passed_over
+            .providers
+            .extend(crowded.providers.iter().cloned());
         crowded
     }
 }
@@ -285,7 +305,7 @@ mod tests {
     fn the_configured_maximum_holds() {
         let shares = Shares::new(SLOTS, 1);
         flood(&shares, 1, "a");
-        assert_eq!(shares.crowded().subscriptions, [subscription(1)]);
+        assert_eq!(shares.crowded().subscriptions, [subscription(1)].into());
     }
 
     /// A queue that nobody claims from.
@@ -342,5 +362,17 @@ mod tests {
         assert_eq!(told, 1);
         let counts = shares.counts();
         assert_eq!((counts.all, counts.by_subscription.len()), (0, 0));
+    }
+
+    #[test]
+    fn who_was_not_passed_over_tells_of_no_room() {
+        let shares = Shares::new(SLOTS, SLOTS);
+        let (full, other) = (provider("a"), provider("b"));
+        let taken = flood(&shares, 1, "a");
+        shares.take(subscription(2), &other);
+        assert_eq!(shares.crowded().subscriptions, [subscription(1)].into());
+        assert!(!shares.give_back(subscription(2), &other));
+        let told = (0..taken).position(|_| shares.give_back(subscription(1), &full));
+        assert!(told.is_some_and(|ended| ended > 0), "{told:?}");
     }
 }
