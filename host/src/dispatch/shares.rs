@@ -18,6 +18,7 @@ use crate::domain::clock::Clock;
 use crate::domain::id::SubscriptionId;
 use crate::domain::provider::ProviderId;
 use crate::queue::Queue;
+use crate::store::Caps;
 
 /// A provider is crowded with so many calls under way for each free slot.
 const PROVIDER_WEIGHT: usize = 2;
@@ -39,15 +40,18 @@ struct Counts {
     all: usize,
     by_subscription: HashMap<SubscriptionId, (ProviderId, usize)>,
     by_provider: HashMap<ProviderId, usize>,
-    /// Who was crowded when that was asked for, until it was said that there is room.
-    passed_over: Crowded,
+    /// Who was near its share when that was asked for, until it was said that there is room.
+    limited: HashSet<SubscriptionId>,
+    closed: HashSet<ProviderId>,
 }
 
-/// What is passed over when work is claimed.
+/// What may be taken when work is claimed.
 #[derive(Debug, Default)]
-pub(super) struct Crowded {
-    pub(super) subscriptions: HashSet<SubscriptionId>,
-    pub(super) providers: HashSet<ProviderId>,
+pub(super) struct Left {
+    /// Of subscriptions that are near their share.
+    pub(super) caps: Caps,
+    /// Of these nothing.
+    pub(super) closed: HashSet<ProviderId>,
 }
 
 impl Shares {
@@ -64,11 +68,10 @@ impl Shares {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How much to claim at once: all of it may be for one subscription, which must not get far
-    /// above its share by it.
+    /// How much to claim at once: all of it may be for one subscription, which has its share then.
     pub(super) fn claim_max(&self) -> usize {
         let free = self.slots.saturating_sub(self.counts().all);
-        free.div_ceil(4).max(1)
+        free.div_ceil(2).min(self.per_subscription_max).max(1)
     }
 
     pub(super) fn take(&self, subscription: SubscriptionId, provider: &ProviderId) {
@@ -95,20 +98,18 @@ impl Shares {
                 counts.by_provider.remove(provider);
             }
         }
-        // Whoever was passed over: one that ends makes room for the others as well.
-        let mut waiting = std::mem::take(&mut counts.passed_over);
-        let before = waiting.subscriptions.len() + waiting.providers.len();
-        waiting.subscriptions.retain(|id| {
+        // One that ends makes room for the others as well.
+        let mut limited = std::mem::take(&mut counts.limited);
+        let mut closed = std::mem::take(&mut counts.closed);
+        let before = limited.len() + closed.len();
+        limited.retain(|id| {
             let known = counts.by_subscription.get(id);
-            // Not at every single one, so that claims stay large.
-            known.is_some_and(|(provider, count)| *count > self.share(&counts, provider) * 3 / 4)
+            known.is_some_and(|(provider, count)| near(*count, self.share(&counts, provider)))
         });
-        waiting
-            .providers
-            .retain(|provider| self.is_closed_to(&counts, provider));
-        let left = waiting.subscriptions.len() + waiting.providers.len();
-        counts.passed_over = waiting;
-        left < before
+        closed.retain(|provider| self.is_closed_to(&counts, provider));
+        let room = limited.len() + closed.len() < before;
+        (counts.limited, counts.closed) = (limited, closed);
+        room
     }
 
     fn free(&self, counts: &Counts) -> usize {
@@ -134,28 +135,32 @@ impl Shares {
         (free / part).clamp(1, self.per_subscription_max.max(1))
     }
 
-    /// Who has its share.
-    pub(super) fn crowded(&self) -> Crowded {
+    /// What may be taken now.
+    pub(super) fn left(&self) -> Left {
         let mut counts = self.counts();
-        let mut crowded = Crowded::default();
+        let mut left = Left::default();
         for (id, (provider, count)) in &counts.by_subscription {
-            if *count >= self.share(&counts, provider) {
-                crowded.subscriptions.insert(*id);
+            let share = self.share(&counts, provider);
+            if near(*count, share) {
+                left.caps.insert(*id, share.saturating_sub(*count));
             }
         }
         let providers = counts.by_provider.keys();
-        crowded.providers = providers
+        left.closed = providers
             .filter(|provider| self.is_closed_to(&counts, provider))
             .cloned()
             .collect();
-        // Whoever was passed over before and has room by now may have been so by a claim.
-        let passed_over = &mut counts.passed_over;
-        passed_over.subscriptions.extend(&crowded.subscriptions);
-        passed_over
-            .providers
-            .extend(crowded.providers.iter().cloned());
-        crowded
+        // Who was limited before and is not any more may have been so by a claim.
+        counts.limited.extend(left.caps.keys());
+        counts.closed.extend(left.closed.iter().cloned());
+        left
     }
+}
+
+/// Who has so much of its share is told of room only when it has less: not at every single call that
+/// ends, so that claims stay large.
+fn near(count: usize, share: usize) -> bool {
+    count > share * 3 / 4
 }
 
 /// How many deliveries at one time, and of whom.
@@ -261,11 +266,12 @@ mod tests {
         let (id, provider) = (subscription(n), provider(name));
         let mut taken = 0;
         loop {
-            let crowded = shares.crowded();
-            if crowded.subscriptions.contains(&id) || crowded.providers.contains(&provider) {
+            let left = shares.left();
+            let cap = left.caps.get(&id).copied().unwrap_or(usize::MAX);
+            if cap == 0 || left.closed.contains(&provider) {
                 return taken;
             }
-            for _ in 0..shares.claim_max() {
+            for _ in 0..shares.claim_max().min(cap) {
                 shares.take(id, &provider);
                 taken += 1;
             }
@@ -305,7 +311,7 @@ mod tests {
     fn the_configured_maximum_holds() {
         let shares = Shares::new(SLOTS, 1);
         flood(&shares, 1, "a");
-        assert_eq!(shares.crowded().subscriptions, [subscription(1)].into());
+        assert_eq!(shares.left().caps, [(subscription(1), 0)].into());
     }
 
     /// A queue that nobody claims from.
@@ -370,7 +376,7 @@ mod tests {
         let (full, other) = (provider("a"), provider("b"));
         let taken = flood(&shares, 1, "a");
         shares.take(subscription(2), &other);
-        assert_eq!(shares.crowded().subscriptions, [subscription(1)].into());
+        assert_eq!(shares.left().caps, [(subscription(1), 0)].into());
         assert!(!shares.give_back(subscription(2), &other));
         let told = (0..taken).position(|_| shares.give_back(subscription(1), &full));
         assert!(told.is_some_and(|ended| ended > 0), "{told:?}");

@@ -265,19 +265,21 @@ impl Worker {
         }
     }
 
-    /// What a claim may take: nothing of subscriptions that are crowded, themselves or as their
-    /// provider is, and no more than its gate lets through of any.
+    /// What a claim may take: of subscriptions near their share what is left of it, nothing of crowded
+    /// providers, and no more than its gate lets through of any.
     fn room(&self, shares: &Shares, gates: &Gates, limit: usize) -> Room {
         let snapshot = self.snapshots.current();
-        let crowded = shares.crowded();
+        let left = shares.left();
         let mut room = gates.room(&snapshot, self.clock.now(), limit);
-        room.caps
-            .extend(crowded.subscriptions.iter().map(|id| (*id, 0)));
-        if !crowded.providers.is_empty() {
+        for (id, left) in left.caps {
+            let cap = room.caps.entry(id).or_insert(left);
+            *cap = left.min(*cap);
+        }
+        if !left.closed.is_empty() {
             let routes = snapshot.routes.values().map(|route| &route.subscription);
             room.caps.extend(
                 routes
-                    .filter(|subscription| crowded.providers.contains(&subscription.provider))
+                    .filter(|subscription| left.closed.contains(&subscription.provider))
                     .map(|subscription| (subscription.id, 0)),
             );
         }

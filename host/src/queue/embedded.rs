@@ -1,7 +1,7 @@
 //! The queue over the store: claims are leases in the store, wake-ups are in process.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -31,6 +31,8 @@ pub struct EmbeddedQueue<S: ?Sized> {
     next_due: AtomicI64,
     /// When the store was last looked at, in milliseconds.
     looked_at: AtomicI64,
+    /// Whose turn it is when there is work on both sides.
+    look_first: AtomicBool,
 }
 
 impl<S: DeliveryStore + ?Sized> EmbeddedQueue<S> {
@@ -41,6 +43,7 @@ impl<S: DeliveryStore + ?Sized> EmbeddedQueue<S> {
             fresh: Fresh::default(),
             wake: Notify::new(),
             looked_at: AtomicI64::new(i64::MIN),
+            look_first: AtomicBool::new(true),
             // The store may hold work from before.
             next_due: AtomicI64::new(i64::MIN),
         }
@@ -53,7 +56,7 @@ impl<S: DeliveryStore + ?Sized> EmbeddedQueue<S> {
         room: &(dyn Fn() -> Room + Sync),
     ) -> Result<Option<Batch>, StoreError> {
         let now = self.leases.clock.now();
-        if self.next_due.load(Ordering::Acquire) > now.0 {
+        if self.next_due.load(Ordering::Acquire) > now.0 && !self.is_idle(now) {
             return Ok(None);
         }
         // Set before the claim: a wake-up during it must not be overwritten.
@@ -65,7 +68,6 @@ impl<S: DeliveryStore + ?Sized> EmbeddedQueue<S> {
         let claim = match claimed.await {
             Ok(claim) => claim,
             Err(error) => {
-                self.fresh.looked(false);
                 self.wake(now);
                 return Err(error);
             }
@@ -73,8 +75,6 @@ impl<S: DeliveryStore + ?Sized> EmbeddedQueue<S> {
         // Held back by its ordering key or its subscription's cap: whoever ends that wakes
         // the queue, if it is not time itself.
         let again = claim.held_back.then(|| now.plus(IDLE_LOOK));
-        self.fresh
-            .looked(claim.next_due.is_none_or(|due| due > now));
         if let Some(due) = claim.next_due.into_iter().chain(again).min() {
             self.next_due.fetch_min(due.0, Ordering::AcqRel);
         }
@@ -101,13 +101,20 @@ impl<S: DeliveryStore + ?Sized> EmbeddedQueue<S> {
         }
         let now = self.leases.clock.now();
         self.ask(room, now);
-        let taken = self.fresh.take(limit, now, self.leases.lease);
+        let taken = self.fresh.take(limit, now);
         if !taken.back.is_empty() {
             self.leases.give_back(&taken.back, now).await;
             self.wake(now);
         }
         let (leased, epoch) = (taken.leased, taken.epoch);
         (!leased.is_empty()).then_some(Batch { leased, epoch })
+    }
+
+    /// Whether nobody has looked for a while: another process may have made something due, with its
+    /// hint lost. The clock may have been set back.
+    fn is_idle(&self, now: Timestamp) -> bool {
+        let looked_at = Timestamp(self.looked_at.load(Ordering::Acquire));
+        looked_at.plus(IDLE_LOOK) <= now || now < looked_at
     }
 
     /// Waits until something may be due.
@@ -134,11 +141,17 @@ impl<S: DeliveryStore + ?Sized> Queue for EmbeddedQueue<S> {
     ) -> Result<Batch, StoreError> {
         self.fresh.asked_for(limit);
         loop {
-            if let Some(batch) = self.take_fresh(limit, room).await {
-                return Ok(batch);
-            }
-            if let Some(batch) = self.look(limit, room).await? {
-                return Ok(batch);
+            // By turns: neither waits for the other to run out.
+            let look_first = self.look_first.fetch_xor(true, Ordering::Relaxed);
+            for is_look in [look_first, !look_first] {
+                let batch = if is_look {
+                    self.look(limit, room).await?
+                } else {
+                    self.take_fresh(limit, room).await
+                };
+                if let Some(batch) = batch {
+                    return Ok(batch);
+                }
             }
             self.wait().await;
         }
@@ -169,11 +182,6 @@ impl<S: DeliveryStore + ?Sized> Queue for EmbeddedQueue<S> {
         deliveries: &mut [NewDelivery],
         now: Timestamp,
     ) -> Vec<LeasedDelivery> {
-        // What is due already goes first, and the store is looked at from time to time whatever comes.
-        let idle = Timestamp(self.looked_at.load(Ordering::Acquire)).plus(IDLE_LOOK) < now;
-        if idle || self.next_due.load(Ordering::Acquire) <= now.0 {
-            return Vec::new();
-        }
         let mut leased = Vec::new();
         for delivery in deliveries {
             let mut events = events.iter();
@@ -282,10 +290,16 @@ mod tests {
         let kept_in_order = emit(ordered, Some("key")).await;
         assert_eq!(state(&parts, kept_in_order).await, DeliveryState::Pending);
         let later = emit(plain, None).await;
-        let expected = DeliveryState::Pending;
-        assert_eq!(state(&parts, later).await, expected, "something is due");
-        let leased = parts.take(3).await;
-        assert_eq!(leased[0].id, first);
+        assert_eq!(state(&parts, later).await, DeliveryState::InFlight);
+        let mut taken: Vec<_> = parts.take(3).await.iter().map(|one| one.id).collect();
+        taken.sort_unstable();
+        assert_eq!(taken, [first, kept_in_order, later], "both by turns");
+
+        let waited = emit(plain, None).await;
+        parts.pass(Duration::from_millis(250)).await;
+        let leased = parts.take(1).await.remove(0);
+        assert_eq!(leased.id, waited);
+        assert!(leased.token > FencingToken::FIRST, "it went back");
 
         parts.queue.wake(parts.clock.now());
         assert!(parts.nothing_comes(&move || capped(full, 0)).await);

@@ -10,8 +10,10 @@ use crate::domain::delivery::{LeasedDelivery, NewDelivery};
 use crate::domain::id::SubscriptionId;
 use crate::store::CatalogEpoch;
 
-/// How much may be leased and not begun, in batches of the worker's: about as much as it has free slots.
+/// How much may be leased and not begun, in the largest batches of the worker's: twice its slots.
 const BATCHES_MAX: usize = 4;
+/// What has waited for so long goes back: another process may have room for it.
+const WAITS_MAX: Duration = Duration::from_millis(250);
 /// A subscription that was held back for less may go on at any moment: what it has stays leased.
 const HELD_MAX: Duration = Duration::from_millis(100);
 
@@ -23,10 +25,6 @@ pub(super) struct Fresh(Mutex<State>);
 struct State {
     /// How much may be leased and not begun; 0: no worker asks.
     room: usize,
-    /// The largest batch that a worker asked for.
-    batch_max: usize,
-    /// Nothing else waits in the store, as of the last look.
-    is_first: bool,
     caps: HashMap<SubscriptionId, Cap>,
     /// On their way into the store.
     unwritten: usize,
@@ -63,24 +61,15 @@ impl Fresh {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A worker takes up to `limit` at once, the less the fewer of its slots are free. One large batch may
-    /// always wait: slots become free again in less time than a commit takes.
+    /// A worker takes up to `limit` at once.
     pub(super) fn asked_for(&self, limit: usize) {
         let mut state = self.state();
-        state.batch_max = state.batch_max.max(limit);
-        state.room = limit.saturating_mul(BATCHES_MAX).max(state.batch_max);
+        state.room = limit.saturating_mul(BATCHES_MAX).max(state.room);
     }
 
     /// No worker takes anything any more.
     pub(super) fn close(&self) {
         self.state().room = 0;
-    }
-
-    /// A look at the store has ended; `all`: it found everything that could be taken. What is written
-    /// during a look goes by the one before: else it had to be claimed, and what is written during that
-    /// claim as well, for as long as the load lasts.
-    pub(super) fn looked(&self, all: bool) {
-        self.state().is_first = all;
     }
 
     /// How much may go from now on.
@@ -104,8 +93,7 @@ impl Fresh {
     pub(super) fn reserve(&self, delivery: &NewDelivery, now: Timestamp) -> bool {
         let mut state = self.state();
         let cap = state.caps.get(&delivery.subscription_id);
-        let may = state.is_first
-            && state.unwritten + state.written.len() < state.room
+        let may = state.unwritten + state.written.len() < state.room
             && delivery.ordering_key.is_none()
             && cap.is_none_or(|cap| !cap.is_old(now));
         state.unwritten += usize::from(may);
@@ -131,9 +119,9 @@ impl Fresh {
         self.state().written.is_empty()
     }
 
-    /// Up to `limit` that may go. What is held back stays for a moment; what is held back for longer,
-    /// and what has waited for half of its `lease`, is to go back.
-    pub(super) fn take(&self, limit: usize, now: Timestamp, lease: Duration) -> Taken {
+    /// Up to `limit` that may go. What is held back stays for a moment; what is held back for longer, or
+    /// has waited too long for a slot, is to go back.
+    pub(super) fn take(&self, limit: usize, now: Timestamp) -> Taken {
         let mut state = self.state();
         let mut taken = Taken {
             epoch: state.epoch,
@@ -143,7 +131,7 @@ impl Fresh {
         for delivery in std::mem::take(&mut state.written) {
             let cap = caps.get_mut(&delivery.subscription_id);
             let is_held = cap.as_ref().is_some_and(|cap| cap.left == 0);
-            let is_late = now.since(delivery.job.queued_at) >= lease / 2;
+            let is_late = now.since(delivery.job.queued_at) >= WAITS_MAX;
             if is_late || (is_held && cap.as_ref().is_some_and(|cap| cap.is_old(now))) {
                 taken.back.push(delivery);
             } else if is_held || taken.leased.len() >= limit {
