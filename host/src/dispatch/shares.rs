@@ -70,8 +70,14 @@ impl Shares {
 
     /// How much to claim at once: all of it may be for one subscription, which has its share then.
     pub(super) fn claim_max(&self) -> usize {
-        let free = self.slots.saturating_sub(self.counts().all);
-        free.div_ceil(2).min(self.per_subscription_max).max(1)
+        let counts = self.counts();
+        let free = self.slots.saturating_sub(counts.all);
+        let mut providers = counts.by_provider.keys();
+        let part = match providers.any(|provider| self.is_crowded(&counts, provider)) {
+            true => CROWDED_PART,
+            false => 2,
+        };
+        free.div_ceil(part).min(self.per_subscription_max).max(1)
     }
 
     pub(super) fn take(&self, subscription: SubscriptionId, provider: &ProviderId) {
@@ -116,23 +122,23 @@ impl Shares {
         self.slots.saturating_sub(counts.all).max(1)
     }
 
+    fn is_crowded(&self, counts: &Counts, provider: &ProviderId) -> bool {
+        let count = counts.by_provider.get(provider).copied().unwrap_or(0);
+        count >= self.free(counts).saturating_mul(PROVIDER_WEIGHT)
+    }
+
     /// Whether `provider` is so crowded that what is left is for others.
     fn is_closed_to(&self, counts: &Counts, provider: &ProviderId) -> bool {
-        let free = self.free(counts);
-        let count = counts.by_provider.get(provider).copied().unwrap_or(0);
-        free <= self.slots / RESERVED_PART && count >= free.saturating_mul(PROVIDER_WEIGHT)
+        self.free(counts) <= self.slots / RESERVED_PART && self.is_crowded(counts, provider)
     }
 
     /// Slots that one subscription of `provider` may have now.
     fn share(&self, counts: &Counts, provider: &ProviderId) -> usize {
-        let free = self.free(counts);
-        let of_provider = counts.by_provider.get(provider).copied().unwrap_or(0);
-        let part = if of_provider >= free.saturating_mul(PROVIDER_WEIGHT) {
-            CROWDED_PART
-        } else {
-            1
+        let part = match self.is_crowded(counts, provider) {
+            true => CROWDED_PART,
+            false => 1,
         };
-        (free / part).clamp(1, self.per_subscription_max.max(1))
+        (self.free(counts) / part).clamp(1, self.per_subscription_max.max(1))
     }
 
     /// What may be taken now.
