@@ -1,10 +1,12 @@
 //! The queue over the store: claims are leases in the store, wake-ups are in process.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures_util::future::BoxFuture;
 use tokio::sync::Notify;
 
 use super::fresh::Fresh;
@@ -14,7 +16,7 @@ use crate::domain::clock::{Clock, Timestamp, within};
 use crate::domain::delivery::{LeaseResult, LeasedDelivery, NewDelivery, Transition};
 use crate::domain::event::Event;
 use crate::domain::id::{SubscriptionId, WorkerId};
-use crate::store::{DeliveryStore, Recorded, StoreError};
+use crate::store::{Claim, DeliveryStore, Recorded, StoreError};
 
 /// A look at the store without a wake-up: what became due by a clock step or by another path.
 pub(super) const IDLE_LOOK: Duration = Duration::from_secs(1);
@@ -22,56 +24,56 @@ pub(super) const IDLE_LOOK: Duration = Duration::from_secs(1);
 /// Nothing is known to be due.
 const NEVER: i64 = i64::MAX;
 
+/// A claim under way.
+type Claiming = BoxFuture<'static, Result<Claim, StoreError>>;
+
 /// A queue for one process.
 pub struct EmbeddedQueue<S: ?Sized> {
-    pub(super) leases: Leases<S>,
+    pub(super) leases: Arc<Leases<S>>,
     fresh: Fresh,
     wake: Notify,
     /// When the next delivery is due, as far as known, in milliseconds.
     next_due: AtomicI64,
     /// When the store was last looked at, in milliseconds.
     looked_at: AtomicI64,
-    /// Whose turn it is when there is work on both sides.
-    look_first: AtomicBool,
+    /// Its answer is not lost with whoever waits for it.
+    looking: tokio::sync::Mutex<Option<Claiming>>,
 }
 
 impl<S: DeliveryStore + ?Sized> EmbeddedQueue<S> {
     /// A queue whose leases last `lease`: longer than any call's deadline.
     pub fn new(store: Arc<S>, clock: Arc<dyn Clock>, worker: WorkerId, lease: Duration) -> Self {
         Self {
-            leases: Leases::new(store, clock, worker, lease),
+            leases: Arc::new(Leases::new(store, clock, worker, lease)),
             fresh: Fresh::default(),
             wake: Notify::new(),
             looked_at: AtomicI64::new(i64::MIN),
-            look_first: AtomicBool::new(true),
+            looking: tokio::sync::Mutex::default(),
             // The store may hold work from before.
             next_due: AtomicI64::new(i64::MIN),
         }
     }
 
-    /// Claims, if something is due as far as known.
+    /// Claims, if something is due as far as known, or waits for the claim that is under way.
+    ///
+    /// # Cancel safety
+    /// A claim that was begun goes on with the next call.
     pub(super) async fn look(
         &self,
         limit: usize,
         room: &(dyn Fn() -> Room + Sync),
     ) -> Result<Option<Batch>, StoreError> {
-        let now = self.leases.clock.now();
-        if self.next_due.load(Ordering::Acquire) > now.0 && !self.is_idle(now) {
-            return Ok(None);
+        let mut looking = self.looking.lock().await;
+        if looking.is_none() {
+            *looking = self.begin(limit, room);
         }
-        // Set before the claim: a wake-up during it must not be overwritten.
-        self.next_due.store(NEVER, Ordering::Release);
-        self.looked_at.store(now.0, Ordering::Release);
-        let caps = self.ask(room, now).caps;
-        let request = self.leases.request(now, limit, caps);
-        let claimed = self.leases.claim(now, self.leases.store.claim(request));
-        let claim = match claimed.await {
-            Ok(claim) => claim,
-            Err(error) => {
-                self.wake(now);
-                return Err(error);
-            }
+        let Some(claiming) = &mut *looking else {
+            return Ok(None);
         };
+        let claimed = claiming.await;
+        *looking = None;
+        let now = self.leases.clock.now();
+        let claim = claimed.inspect_err(|_| self.wake(now))?;
         // Held back by its ordering key or its subscription's cap: whoever ends that wakes
         // the queue, if it is not time itself.
         let again = claim.held_back.then(|| now.plus(IDLE_LOOK));
@@ -81,6 +83,23 @@ impl<S: DeliveryStore + ?Sized> EmbeddedQueue<S> {
         Ok((!claim.leased.is_empty()).then_some(Batch {
             leased: claim.leased,
             epoch: claim.epoch,
+        }))
+    }
+
+    fn begin(&self, limit: usize, room: &(dyn Fn() -> Room + Sync)) -> Option<Claiming> {
+        let now = self.leases.clock.now();
+        if self.next_due.load(Ordering::Acquire) > now.0 && !self.is_idle(now) {
+            return None;
+        }
+        // Set before the claim: a wake-up during it must not be overwritten.
+        self.next_due.store(NEVER, Ordering::Release);
+        self.looked_at.store(now.0, Ordering::Release);
+        let caps = self.ask(room, now).caps;
+        let request = self.leases.request(now, limit, caps);
+        let leases = self.leases.clone();
+        Some(Box::pin(async move {
+            let claiming = leases.store.claim(request);
+            leases.claim(now, claiming).await
         }))
     }
 
@@ -141,17 +160,25 @@ impl<S: DeliveryStore + ?Sized> Queue for EmbeddedQueue<S> {
     ) -> Result<Batch, StoreError> {
         self.fresh.asked_for(limit);
         loop {
-            // By turns: neither waits for the other to run out.
-            let look_first = self.look_first.fetch_xor(true, Ordering::Relaxed);
-            for is_look in [look_first, !look_first] {
-                let batch = if is_look {
-                    self.look(limit, room).await?
-                } else {
-                    self.take_fresh(limit, room).await
-                };
-                if let Some(batch) = batch {
-                    return Ok(batch);
+            // A claim takes as long as a commit: what needs none does not wait for it, nor it for that.
+            let mut look = std::pin::pin!(self.look(limit, room));
+            let looked = match futures_util::poll!(look.as_mut()) {
+                Poll::Ready(looked) => looked?,
+                Poll::Pending => {
+                    if let Some(batch) = self.take_fresh(limit, room).await {
+                        return Ok(batch);
+                    }
+                    tokio::select! {
+                        looked = look => looked?,
+                        () = self.wake.notified() => continue,
+                    }
                 }
+            };
+            if let Some(batch) = looked {
+                return Ok(batch);
+            }
+            if let Some(batch) = self.take_fresh(limit, room).await {
+                return Ok(batch);
             }
             self.wait().await;
         }
@@ -220,7 +247,13 @@ impl<S: DeliveryStore + ?Sized> Queue for EmbeddedQueue<S> {
         while self.fresh.is_expecting() {
             self.wake.notified().await;
         }
-        self.fresh.take_all()
+        let mut left = self.fresh.take_all();
+        if let Some(claiming) = self.looking.lock().await.take()
+            && let Ok(claim) = claiming.await
+        {
+            left.extend(claim.leased);
+        }
+        left
     }
 }
 
