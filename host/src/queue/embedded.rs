@@ -6,8 +6,8 @@ use std::task::Poll;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures_util::future::BoxFuture;
 use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 
 use super::fresh::Fresh;
 use super::leases::Leases;
@@ -24,8 +24,19 @@ pub(super) const IDLE_LOOK: Duration = Duration::from_secs(1);
 /// Nothing is known to be due.
 const NEVER: i64 = i64::MAX;
 
-/// A claim under way.
-type Claiming = BoxFuture<'static, Result<Claim, StoreError>>;
+/// A claim under way, on a task of its own: it goes on whether or not somebody waits for it.
+type Claiming = JoinHandle<Result<Claim, StoreError>>;
+
+async fn claimed(claiming: &mut Claiming) -> Result<Claim, StoreError> {
+    match claiming.await {
+        Ok(claimed) => claimed,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // Cancelled: the runtime ends.
+            Err(_) => std::future::pending().await,
+        },
+    }
+}
 
 /// A queue for one process.
 pub struct EmbeddedQueue<S: ?Sized> {
@@ -70,7 +81,7 @@ impl<S: DeliveryStore + ?Sized> EmbeddedQueue<S> {
         let Some(claiming) = &mut *looking else {
             return Ok(None);
         };
-        let claimed = claiming.await;
+        let claimed = claimed(claiming).await;
         *looking = None;
         let now = self.leases.clock.now();
         let claim = claimed.inspect_err(|_| self.wake(now))?;
@@ -97,7 +108,7 @@ impl<S: DeliveryStore + ?Sized> EmbeddedQueue<S> {
         let caps = self.ask(room, now).caps;
         let request = self.leases.request(now, limit, caps);
         let leases = self.leases.clone();
-        Some(Box::pin(async move {
+        Some(tokio::spawn(async move {
             let claiming = leases.store.claim(request);
             leases.claim(now, claiming).await
         }))
@@ -248,8 +259,8 @@ impl<S: DeliveryStore + ?Sized> Queue for EmbeddedQueue<S> {
             self.wake.notified().await;
         }
         let mut left = self.fresh.take_all();
-        if let Some(claiming) = self.looking.lock().await.take()
-            && let Ok(claim) = claiming.await
+        if let Some(mut claiming) = self.looking.lock().await.take()
+            && let Ok(claim) = claimed(&mut claiming).await
         {
             left.extend(claim.leased);
         }
