@@ -370,6 +370,8 @@ async fn lifecycle(gateway: &Gateway) {
     let stopped = entry_of("component.stopped", "webhook.wasm").await;
     assert_eq!(stopped["after"]["provider"], "webhook");
     assert!(stopped["after"]["reason"].is_string(), "{stopped}");
+    let webhook = hookport_tests::gateway::component("webhook");
+    gateway.install(&webhook, "webhook.wasm");
 }
 
 #[tokio::test(flavor = "multi_thread")]
