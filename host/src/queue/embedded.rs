@@ -1,13 +1,11 @@
 //! The queue over the store: claims are leases in the store, wake-ups are in process.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
-use std::task::Poll;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::Notify;
-use tokio::task::JoinHandle;
 
 use super::fresh::Fresh;
 use super::leases::Leases;
@@ -16,7 +14,7 @@ use crate::domain::clock::{Clock, Timestamp, within};
 use crate::domain::delivery::{LeaseResult, LeasedDelivery, NewDelivery, Transition};
 use crate::domain::event::Event;
 use crate::domain::id::{SubscriptionId, WorkerId};
-use crate::store::{Claim, DeliveryStore, Recorded, StoreError};
+use crate::store::{DeliveryStore, Recorded, StoreError};
 
 /// A look at the store without a wake-up: what became due by a clock step or by another path.
 pub(super) const IDLE_LOOK: Duration = Duration::from_secs(1);
@@ -24,67 +22,56 @@ pub(super) const IDLE_LOOK: Duration = Duration::from_secs(1);
 /// Nothing is known to be due.
 const NEVER: i64 = i64::MAX;
 
-/// A claim under way, on a task of its own: it goes on whether or not somebody waits for it.
-type Claiming = JoinHandle<Result<Claim, StoreError>>;
-
-async fn claimed(claiming: &mut Claiming) -> Result<Claim, StoreError> {
-    match claiming.await {
-        Ok(claimed) => claimed,
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            // Cancelled: the runtime ends.
-            Err(_) => std::future::pending().await,
-        },
-    }
-}
-
 /// A queue for one process.
 pub struct EmbeddedQueue<S: ?Sized> {
-    pub(super) leases: Arc<Leases<S>>,
+    pub(super) leases: Leases<S>,
     fresh: Fresh,
     wake: Notify,
     /// When the next delivery is due, as far as known, in milliseconds.
     next_due: AtomicI64,
     /// When the store was last looked at, in milliseconds.
     looked_at: AtomicI64,
-    /// Its answer is not lost with whoever waits for it.
-    looking: tokio::sync::Mutex<Option<Claiming>>,
+    /// Whose turn it is when there is work on both sides.
+    look_first: AtomicBool,
 }
 
 impl<S: DeliveryStore + ?Sized> EmbeddedQueue<S> {
     /// A queue whose leases last `lease`: longer than any call's deadline.
     pub fn new(store: Arc<S>, clock: Arc<dyn Clock>, worker: WorkerId, lease: Duration) -> Self {
         Self {
-            leases: Arc::new(Leases::new(store, clock, worker, lease)),
+            leases: Leases::new(store, clock, worker, lease),
             fresh: Fresh::default(),
             wake: Notify::new(),
             looked_at: AtomicI64::new(i64::MIN),
-            looking: tokio::sync::Mutex::default(),
+            look_first: AtomicBool::new(true),
             // The store may hold work from before.
             next_due: AtomicI64::new(i64::MIN),
         }
     }
 
-    /// Claims, if something is due as far as known, or waits for the claim that is under way.
-    ///
-    /// # Cancel safety
-    /// A claim that was begun goes on with the next call.
+    /// Claims, if something is due as far as known.
     pub(super) async fn look(
         &self,
         limit: usize,
         room: &(dyn Fn() -> Room + Sync),
     ) -> Result<Option<Batch>, StoreError> {
-        let mut looking = self.looking.lock().await;
-        if looking.is_none() {
-            *looking = self.begin(limit, room);
-        }
-        let Some(claiming) = &mut *looking else {
-            return Ok(None);
-        };
-        let claimed = claimed(claiming).await;
-        *looking = None;
         let now = self.leases.clock.now();
-        let claim = claimed.inspect_err(|_| self.wake(now))?;
+        if self.next_due.load(Ordering::Acquire) > now.0 && !self.is_idle(now) {
+            return Ok(None);
+        }
+        // Set before the claim: a wake-up during it must not be overwritten.
+        self.next_due.store(NEVER, Ordering::Release);
+        self.looked_at.store(now.0, Ordering::Release);
+        let caps = self.ask(room, now).caps;
+        let request = self.leases.request(now, limit, caps);
+        let claimed = self.leases.claim(now, self.leases.store.claim(request));
+        let claim = match claimed.await {
+            Ok(claim) => claim,
+            Err(error) => {
+                self.wake(now);
+                return Err(error);
+            }
+        };
         // Held back by its ordering key or its subscription's cap: whoever ends that wakes
         // the queue, if it is not time itself.
         let again = claim.held_back.then(|| now.plus(IDLE_LOOK));
@@ -94,23 +81,6 @@ impl<S: DeliveryStore + ?Sized> EmbeddedQueue<S> {
         Ok((!claim.leased.is_empty()).then_some(Batch {
             leased: claim.leased,
             epoch: claim.epoch,
-        }))
-    }
-
-    fn begin(&self, limit: usize, room: &(dyn Fn() -> Room + Sync)) -> Option<Claiming> {
-        let now = self.leases.clock.now();
-        if self.next_due.load(Ordering::Acquire) > now.0 && !self.is_idle(now) {
-            return None;
-        }
-        // Set before the claim: a wake-up during it must not be overwritten.
-        self.next_due.store(NEVER, Ordering::Release);
-        self.looked_at.store(now.0, Ordering::Release);
-        let caps = self.ask(room, now).caps;
-        let request = self.leases.request(now, limit, caps);
-        let leases = self.leases.clone();
-        Some(tokio::spawn(async move {
-            let claiming = leases.store.claim(request);
-            leases.claim(now, claiming).await
         }))
     }
 
@@ -171,25 +141,17 @@ impl<S: DeliveryStore + ?Sized> Queue for EmbeddedQueue<S> {
     ) -> Result<Batch, StoreError> {
         self.fresh.asked_for(limit);
         loop {
-            // A claim takes as long as a commit: what needs none does not wait for it, nor it for that.
-            let mut look = std::pin::pin!(self.look(limit, room));
-            let looked = match futures_util::poll!(look.as_mut()) {
-                Poll::Ready(looked) => looked?,
-                Poll::Pending => {
-                    if let Some(batch) = self.take_fresh(limit, room).await {
-                        return Ok(batch);
-                    }
-                    tokio::select! {
-                        looked = look => looked?,
-                        () = self.wake.notified() => continue,
-                    }
+            // By turns: neither waits for the other to run out.
+            let look_first = self.look_first.fetch_xor(true, Ordering::Relaxed);
+            for is_look in [look_first, !look_first] {
+                let batch = if is_look {
+                    self.look(limit, room).await?
+                } else {
+                    self.take_fresh(limit, room).await
+                };
+                if let Some(batch) = batch {
+                    return Ok(batch);
                 }
-            };
-            if let Some(batch) = looked {
-                return Ok(batch);
-            }
-            if let Some(batch) = self.take_fresh(limit, room).await {
-                return Ok(batch);
             }
             self.wait().await;
         }
@@ -258,13 +220,7 @@ impl<S: DeliveryStore + ?Sized> Queue for EmbeddedQueue<S> {
         while self.fresh.is_expecting() {
             self.wake.notified().await;
         }
-        let mut left = self.fresh.take_all();
-        if let Some(mut claiming) = self.looking.lock().await.take()
-            && let Ok(claim) = claimed(&mut claiming).await
-        {
-            left.extend(claim.leased);
-        }
-        left
+        self.fresh.take_all()
     }
 }
 

@@ -64,12 +64,6 @@ async fn stalled_destinations_keep_neither_their_provider_nor_another_from_the_r
         flood(&gateway, name, count).await;
         until_delivered(&gateway, name, count).await;
     }
-    let under_way = gateway
-        .get("/deliveries?state=in_flight&limit=200")
-        .await
-        .expect(200);
-    let under_way = under_way["items"].as_array().map_or(0, Vec::len);
-    assert!(under_way < 16, "all of the slots are taken: {under_way}");
 
     // And what was passed over is not forgotten.
     go.send(true).expect("a listener");
