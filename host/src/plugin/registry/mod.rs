@@ -11,6 +11,7 @@ mod apart;
 mod code_cache;
 mod directory;
 mod documents;
+mod event;
 mod grants;
 mod load;
 mod manifest;
@@ -30,6 +31,7 @@ use tokio::task::JoinHandle;
 
 pub use code_cache::{CodeCache, CodeCacheError, CodeCacheLimits};
 pub use documents::{Documents, GrantStore, MigrationError, Migrator};
+pub use event::RegistryEvent;
 pub use grants::{FileGrant, GRANTS_FILE, InvalidGrant, parse_file as parse_grants_file};
 pub use load::inspect;
 pub use manifest::Manifest;
@@ -117,49 +119,6 @@ pub enum StartError {
     /// The grants on record cannot be read.
     #[error("the grants on record cannot be read: {0}")]
     Store(#[from] crate::store::StoreError),
-}
-
-/// What the rest of the gateway may want to know.
-#[derive(Clone, Debug, PartialEq)]
-pub enum RegistryEvent {
-    /// The set of serving components, or what they may do, is another.
-    Changed,
-    /// A component serves: a new one, or in the place of another.
-    Serving {
-        /// The provider.
-        provider: ProviderId,
-        /// The component.
-        report: ComponentReport,
-    },
-    /// A component serves no more, and no other one in its place.
-    Stopped {
-        /// The provider.
-        provider: ProviderId,
-        /// The file that the component came from.
-        file: String,
-        /// SHA-256 of its content, hexadecimal.
-        digest: String,
-        /// What the component said its version is.
-        version: String,
-        /// What stands against a call now.
-        reason: String,
-    },
-    /// A component cannot be used: the operational event `hookport.provider.failed`.
-    Failed {
-        /// The provider whose file it is, where that is known.
-        provider: Option<ProviderId>,
-        /// What and why.
-        report: ComponentReport,
-    },
-    /// A component asks for more than is granted.
-    AwaitingGrant {
-        /// The provider.
-        provider: ProviderId,
-        /// What is missing: host patterns, `exposeSecrets`.
-        missing: Vec<String>,
-        /// The component.
-        report: ComponentReport,
-    },
 }
 
 /// A component that answers calls, and under what.
