@@ -15,7 +15,7 @@ use super::dead_letters::{error_prefix, outcome, provider};
 use super::error::{ApiError, Problem};
 use super::extract::{Body, Id};
 use super::page::{Items, PageParams, Query};
-use super::replays::{asked, instant, subscription};
+use super::replays::{asked, by_name, period, state, subscription};
 use crate::domain::clock::rfc3339;
 use crate::domain::dead_letter::{DeadLetterAction, DeadLetterFilter, DeadLetterRun};
 use crate::domain::delivery::Outcome;
@@ -122,10 +122,7 @@ async fn begin(
 ) -> Result<Response, ApiError> {
     let (requested_by, reason) = asked(caller, input.requested_by, input.reason)?;
     let now = api.clock.now();
-    // What fails from now on is not meant.
-    let until = instant("/until", input.until.as_deref())?
-        .unwrap_or(now)
-        .min(now);
+    let (from, until) = period(input.from.as_deref(), input.until.as_deref(), now)?;
     let filter = DeadLetterFilter {
         provider: input
             .provider
@@ -150,15 +147,9 @@ async fn begin(
             .outcome
             .map(|name| outcome("/outcome", &name))
             .transpose()?,
-        from: instant("/from", input.from.as_deref())?,
+        from,
         until: Some(until),
     };
-    if filter.from.is_some_and(|from| from >= until) {
-        return Err(ApiError::field(
-            "/from",
-            "must be before until, and not in the future",
-        ));
-    }
     if input.dry_run {
         let (dead_letters, complete) = api.dead_letters.count(&filter).await?;
         return Ok(Json(DeadLetterCount {
@@ -226,15 +217,9 @@ pub(super) async fn list_runs(
     query: Query,
 ) -> Result<Response, ApiError> {
     query.only(&["state"])?;
-    let state = query.one("state")?.map(|name| {
-        ReplayState::from_name(name)
-            .ok_or_else(|| ApiError::field("state", "give running, done or cancelled"))
-    });
-    let after = query.cursor_id(DeadLetterRunId::PREFIX)?;
-    let page = api
-        .store
-        .dead_letter_runs(state.transpose()?, after, query.limit()?)
-        .await?;
+    let (state, after) = (state(&query)?, query.cursor_id(DeadLetterRunId::PREFIX)?);
+    let limit = query.limit()?;
+    let page = api.store.dead_letter_runs(state, after, limit).await?;
     let key = |run: &DeadLetterRun| run.id.to_string();
     Ok(query.answer(DeadLetterRunId::PREFIX, page, key, RunView::from))
 }
@@ -251,13 +236,7 @@ pub(super) async fn get_run(
     let run = run.ok_or_else(|| ApiError::not_found(format!("run {id}")))?;
     let outcomes = match run.action {
         DeadLetterAction::Discard => None,
-        DeadLetterAction::Requeue => {
-            let outcomes = api.store.dead_letter_outcomes(id).await?;
-            let named = outcomes
-                .into_iter()
-                .map(|(state, count)| (state.as_str(), count));
-            Some(named.collect())
-        }
+        DeadLetterAction::Requeue => Some(by_name(api.store.dead_letter_outcomes(id).await?)),
     };
     Ok(Json(RunView {
         outcomes,

@@ -17,7 +17,7 @@ use super::subscriptions::NAME_BYTES_MAX;
 use crate::domain::clock::{Timestamp, parse_rfc3339, rfc3339};
 use crate::domain::event::EventTypeName;
 use crate::domain::id::{EventId, ReplayId, SubscriptionId};
-use crate::domain::replay::{Replay, ReplayFilter, ReplayScope, ReplayState};
+use crate::domain::replay::{Outcomes, Replay, ReplayFilter, ReplayScope, ReplayState};
 
 const REASON_BYTES_MAX: usize = 1_000;
 
@@ -128,13 +128,47 @@ fn scope(text: &str) -> Result<ReplayScope, ApiError> {
         .ok_or_else(|| ApiError::field("/deliveries", "give \"failed\" or \"all\""))
 }
 
-pub(super) fn instant(field: &str, text: Option<&str>) -> Result<Option<Timestamp>, ApiError> {
+fn instant(field: &str, text: Option<&str>) -> Result<Option<Timestamp>, ApiError> {
     text.map(|text| {
         parse_rfc3339(text).ok_or_else(|| {
             ApiError::field(field, "give an RFC 3339 time, as in 2026-01-31T08:00:00Z")
         })
     })
     .transpose()
+}
+
+/// From when until when, checked: what comes from now on is never meant.
+pub(super) fn period(
+    from: Option<&str>,
+    until: Option<&str>,
+    now: Timestamp,
+) -> Result<(Option<Timestamp>, Timestamp), ApiError> {
+    let until = instant("/until", until)?.unwrap_or(now).min(now);
+    let from = instant("/from", from)?;
+    if from.is_some_and(|from| from >= until) {
+        return Err(ApiError::field(
+            "/from",
+            "must be before until, and not in the future",
+        ));
+    }
+    Ok((from, until))
+}
+
+/// The `state` that a listing is asked for.
+pub(super) fn state(query: &Query) -> Result<Option<ReplayState>, ApiError> {
+    let state = query.one("state")?.map(|name| {
+        ReplayState::from_name(name)
+            .ok_or_else(|| ApiError::field("state", "give running, done or cancelled"))
+    });
+    state.transpose()
+}
+
+/// How many are in which state, by its name.
+pub(super) fn by_name(outcomes: Outcomes) -> BTreeMap<&'static str, u64> {
+    let outcomes = outcomes.into_iter();
+    outcomes
+        .map(|(state, count)| (state.as_str(), count))
+        .collect()
 }
 
 pub(super) fn subscription(
@@ -248,23 +282,15 @@ pub(super) async fn create(
         .transpose()
         .map_err(|error| ApiError::field("/eventType", error.to_string()))?;
     let now = api.clock.now();
-    let until = instant("/until", input.until.as_deref())?
-        .unwrap_or(now)
-        .min(now);
+    let (from, until) = period(input.from.as_deref(), input.until.as_deref(), now)?;
     let filter = ReplayFilter {
         event: None,
         event_type,
         correlation_key: input.correlation_key,
-        from: instant("/from", input.from.as_deref())?,
+        from,
         until: Some(until),
         subscription: subscription(&api, input.subscription_id.as_deref())?,
     };
-    if filter.from.is_some_and(|from| from >= until) {
-        return Err(ApiError::field(
-            "/from",
-            "must be before until, and not in the future",
-        ));
-    }
     if input.dry_run {
         let count = api.replayer.count(&filter, scope).await?;
         return Ok(Json(CountView {
@@ -287,15 +313,8 @@ pub(super) async fn list(
     query: Query,
 ) -> Result<Response, ApiError> {
     query.only(&["state"])?;
-    let state = query.one("state")?.map(|name| {
-        ReplayState::from_name(name)
-            .ok_or_else(|| ApiError::field("state", "give running, done or cancelled"))
-    });
-    let after = query.cursor_id(ReplayId::PREFIX)?;
-    let page = api
-        .store
-        .replays(state.transpose()?, after, query.limit()?)
-        .await?;
+    let (state, after) = (state(&query)?, query.cursor_id(ReplayId::PREFIX)?);
+    let page = api.store.replays(state, after, query.limit()?).await?;
     let key = |replay: &Replay| replay.id.to_string();
     Ok(query.answer(ReplayId::PREFIX, page, key, ReplayView::from))
 }
@@ -311,11 +330,8 @@ pub(super) async fn get(
     let replay = api.store.replay(id).await?;
     let replay = replay.ok_or_else(|| ApiError::not_found(format!("replay {id}")))?;
     let outcomes = api.store.replay_outcomes(id).await?;
-    let outcomes = outcomes
-        .into_iter()
-        .map(|(state, count)| (state.as_str(), count));
     Ok(Json(ReplayView {
-        outcomes: Some(outcomes.collect()),
+        outcomes: Some(by_name(outcomes)),
         ..replay.into()
     }))
 }
