@@ -24,75 +24,57 @@ pub async fn pass_on(mut events: Receiver<RegistryEvent>, accepter: Arc<Accepter
             }
             Err(RecvError::Closed) => break,
         };
-        let news = match event {
-            RegistryEvent::Changed => continue,
+        match event {
+            RegistryEvent::Changed => {}
             RegistryEvent::Serving { provider, report } => {
-                News::of("component.serving", Some(provider), report)
+                let action = "component.serving";
+                record(&accepter, action, Some(&provider), &report, None).await;
             }
             RegistryEvent::AwaitingGrant {
                 provider, report, ..
-            } => News::of("component.awaiting_grant", Some(provider), report),
-            RegistryEvent::Failed { provider, report } => {
-                tell_failure(&accepter, provider.as_ref(), &report).await;
-                News::of("component.rejected", provider, report)
+            } => {
+                let action = "component.awaiting_grant";
+                record(&accepter, action, Some(&provider), &report, None).await;
             }
             RegistryEvent::Stopped {
                 provider,
-                file,
-                digest,
-                version,
+                report,
                 reason,
-            } => News {
-                action: "component.stopped",
-                file,
-                provider: Some(provider),
-                version: Some(version),
-                digest,
-                reason: Some(reason),
-            },
-        };
-        record(&accepter, news).await;
-    }
-}
-
-/// What an entry tells of a component.
-struct News {
-    action: &'static str,
-    file: String,
-    provider: Option<ProviderId>,
-    version: Option<String>,
-    digest: String,
-    reason: Option<String>,
-}
-
-impl News {
-    fn of(action: &'static str, provider: Option<ProviderId>, report: ComponentReport) -> Self {
-        Self {
-            action,
-            provider,
-            version: report.descriptor.as_ref().map(|told| told.version.clone()),
-            reason: reason(&report).map(ToOwned::to_owned),
-            file: report.file,
-            digest: report.digest,
+            } => {
+                let action = "component.stopped";
+                record(&accepter, action, Some(&provider), &report, Some(&reason)).await;
+            }
+            RegistryEvent::Failed { provider, report } => {
+                let action = "component.rejected";
+                let reason = reason(&report);
+                record(&accepter, action, provider.as_ref(), &report, reason).await;
+                tell_failure(&accepter, provider.as_ref(), &report).await;
+            }
         }
     }
 }
 
 /// Every process that loads a component sees it, at every start: only news is written.
-async fn record(accepter: &Accepter, news: News) {
-    let News { action, file, .. } = news;
+async fn record(
+    accepter: &Accepter,
+    action: &'static str,
+    provider: Option<&ProviderId>,
+    report: &ComponentReport,
+    reason: Option<&str>,
+) {
+    let descriptor = report.descriptor.as_ref();
     let shown = json!({
-        "provider": news.provider.as_ref().map(ProviderId::as_str),
-        "version": news.version,
-        "digest": news.digest,
-        "reason": news.reason,
+        "provider": provider.map(ProviderId::as_str),
+        "version": descriptor.map(|descriptor| descriptor.version.as_str()),
+        "digest": report.digest,
+        "reason": reason,
     });
     let (now, process) = (accepter.clock.now(), accepter.process.clone());
-    let entry = NewEntry::new(now, process, action, "component", &file)
+    let entry = NewEntry::new(now, process, action, "component", &report.file)
         .after(&shown)
         .once();
     if let Err(error) = accepter.store.append_audit(vec![entry]).await {
-        tracing::warn!(%error, action, file, "not in the audit trail");
+        tracing::warn!(%error, action, file = report.file, "not in the audit trail");
     }
 }
 

@@ -18,12 +18,8 @@ pub enum RegistryEvent {
     Stopped {
         /// The provider.
         provider: ProviderId,
-        /// The file that the component came from.
-        file: String,
-        /// SHA-256 of its content, hexadecimal.
-        digest: String,
-        /// What the component said its version is.
-        version: String,
+        /// The component, as it served.
+        report: ComponentReport,
         /// What stands against a call now.
         reason: String,
     },

@@ -415,17 +415,14 @@ impl Inner {
             };
             after.insert(id, serving);
         }
-        let stopped: Vec<_> = before
-            .iter()
-            .filter(|(id, _)| !after.contains_key(*id))
-            .map(|(id, serving)| stopped(id, serving, state.why_not(id)))
-            .collect();
+        let served = before.iter();
+        let stopped: Vec<_> = served.filter(|(id, _)| !after.contains_key(*id)).collect();
         if changed {
             self.serving.store(Arc::new(after));
         }
         // Published under the lock, so that events come in the order of what they tell.
-        for event in stopped {
-            self.tell(event);
+        for (id, serving) in stopped {
+            self.announce_stopped(id, &serving.version, state.why_not(id));
         }
         for announcement in settled.announcements {
             self.announce(announcement);
@@ -565,21 +562,20 @@ impl Inner {
         }
     }
 
+    fn announce_stopped(&self, id: &ProviderId, version: &state::Version, reason: String) {
+        let report = version.report(self.clock.now());
+        let (file, digest) = (&report.file, &report.digest);
+        tracing::warn!(provider = %id, file, digest, reason, "provider serves no more");
+        self.tell(RegistryEvent::Stopped {
+            provider: id.clone(),
+            report,
+            reason,
+        });
+    }
+
     fn tell(&self, event: RegistryEvent) {
         // Fails only when nobody listens.
         let _ = self.events.send(event);
-    }
-}
-
-fn stopped(id: &ProviderId, serving: &Serving, reason: String) -> RegistryEvent {
-    let version = &serving.version;
-    tracing::warn!(provider = %id, file = version.file, digest = version.digest, reason, "provider serves no more");
-    RegistryEvent::Stopped {
-        provider: id.clone(),
-        file: version.file.clone(),
-        digest: version.digest.clone(),
-        version: version.descriptor.version.clone(),
-        reason,
     }
 }
 

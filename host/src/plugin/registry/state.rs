@@ -34,6 +34,17 @@ pub(super) struct Version {
 }
 
 impl Version {
+    /// As it serves, since `changed_at`.
+    pub(super) fn report(&self, changed_at: Timestamp) -> ComponentReport {
+        ComponentReport {
+            file: self.file.clone(),
+            digest: self.digest.clone(),
+            state: ComponentState::Serving,
+            descriptor: Some(self.descriptor.clone()),
+            changed_at,
+        }
+    }
+
     /// How far the documents stored for it are.
     pub(super) fn preparation(&self) -> Preparation {
         self.preparation
@@ -518,13 +529,7 @@ impl State {
         let name = self.owners.get(id)?;
         let file = self.files.get(name)?;
         let accepted = file.accepted.as_ref().filter(|_| self.serving.contains(id));
-        let serving = accepted.map(|version| ComponentReport {
-            file: name.clone(),
-            digest: version.digest.clone(),
-            state: ComponentState::Serving,
-            descriptor: Some(version.descriptor.clone()),
-            changed_at: file.accepted_at,
-        });
+        let serving = accepted.map(|version| version.report(file.accepted_at));
         let candidate = (file.verdict != Verdict::Serving).then(|| file.report(name));
         Some(ProviderReport {
             id: id.clone(),
