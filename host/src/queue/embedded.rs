@@ -125,8 +125,7 @@ impl<S: DeliveryStore + ?Sized> EmbeddedQueue<S> {
         let pause = (until_due + Duration::from_millis(1)).min(IDLE_LOOK);
         let woken = within(&*self.leases.clock, pause, self.wake.notified()).await;
         if woken.is_none() {
-            // It is due; or the idle look: another process may have made something due sooner than
-            // this one knows, with its hint lost.
+            // It is due, or nobody has looked for a while.
             self.next_due.store(i64::MIN, Ordering::Release);
         }
     }

@@ -64,6 +64,9 @@ async fn stalled_destinations_keep_neither_their_provider_nor_another_from_the_r
         flood(&gateway, name, count).await;
         until_delivered(&gateway, name, count).await;
     }
+    let begun = gateway.providers.calls.lock().expect("lock").len();
+    let under_way = begun - 300;
+    assert!(under_way < 16, "all of the slots are taken: {under_way}");
 
     // And what was passed over is not forgotten.
     go.send(true).expect("a listener");

@@ -210,9 +210,10 @@ async fn killing_it_at_random_moments_loses_and_invents_nothing() {
 }
 
 /// Waits until no delivery is open and returns all. How long that takes is a matter of the machine and
-/// of how much there is: what fails it is a standstill.
+/// of how much there is: what fails it is a standstill, or that it never ends.
 pub(super) async fn all_ended(api: &Api) -> Vec<Value> {
-    let (mut last, mut changed_at) = (Value::Null, Instant::now());
+    let started = Instant::now();
+    let (mut last, mut changed_at) = (Value::Null, started);
     loop {
         let open = api
             .get("/deliveries?state=pending&state=retrying&state=in_flight&limit=200")
@@ -222,6 +223,7 @@ pub(super) async fn all_ended(api: &Api) -> Vec<Value> {
             break;
         }
         assert!(changed_at.elapsed() < PATIENCE, "still open: {open}");
+        assert!(started.elapsed() < 5 * PATIENCE, "it never ends: {open}");
         if open != last {
             (last, changed_at) = (open, Instant::now());
         }
