@@ -159,6 +159,16 @@ impl RabbitMq {
         self.control(&["eval", delete]);
     }
 
+    /// Deletes all queues with what they hold, and declares each anew before its consumers are told.
+    pub fn replace_queues(&self) {
+        let replace = "[begin
+            rabbit_amqqueue:delete(Q, false, false, <<\"test\">>),
+            rabbit_amqqueue:declare(amqqueue:get_name(Q), amqqueue:is_durable(Q), false,
+                amqqueue:get_arguments(Q), none, <<\"test\">>)
+        end || Q <- rabbit_amqqueue:list()].";
+        self.control(&["eval", replace]);
+    }
+
     /// Closes all connections from its side.
     pub fn cut_connections(&self) {
         self.control(&["close_all_connections", "cut by a test"]);

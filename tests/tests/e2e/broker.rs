@@ -219,6 +219,26 @@ async fn a_broker_that_goes_and_comes_back_stops_nothing() {
     assert!(counted(both, "hookport_queue_fallbacks_total").await >= 2);
 }
 
+/// RabbitMQ moves consumers to a queue that is there again before they are told that it was not.
+#[tokio::test(flavor = "multi_thread")]
+async fn queues_that_are_replaced_at_once_are_consumed_from() {
+    let servers = Servers::start().await;
+    let (first, second) = servers.pair().await;
+    let receiver = Receiver::ok().await;
+    let api = first.api();
+    api.register("chaos.event").await;
+    api.subscribe(&webhook("chaos.event", &receiver.url()))
+        .await;
+    let event = json!({"type": "chaos.event", "payload": {}});
+    let id = api.emit_one(&event).await;
+    api.delivery_in(&id, "success").await;
+    let _servers = servers.with_broker(|broker| broker.replace_queues()).await;
+    for gateway in [&first, &second] {
+        let id = gateway.api().emit_one(&event).await;
+        api.delivery_in(&id, "success").await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_wants_a_shared_store() {
     let mut setup = Setup::default();
@@ -255,8 +275,9 @@ async fn a_full_retry_ladder_blocks_nobody_and_may_be_lost() {
     let kinds = [("chaos.refused", &destination), ("chaos.other", &other)];
     for (kind, receiver) in kinds {
         api.register(kind).await;
+        // The last rungs leave a slow machine time: nothing may be given up before all is well.
         let retry = json!({
-            "retry": {"delaysMs": [1_000, 2_000, 4_000, 8_000, 16_000]},
+            "retry": {"delaysMs": [1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000, 30_000]},
             "circuitBreaker": {"enabled": false},
         });
         api.subscribe(&with(webhook(kind, &receiver.url()), retry))

@@ -13,7 +13,7 @@ use lapin::options::{
 };
 use lapin::types::{FieldTable, ShortString};
 use lapin::uri::AMQPUri;
-use lapin::{Channel, Connection, ConnectionProperties};
+use lapin::{Channel, Connection, ConnectionProperties, Consumer};
 use tokio::sync::{Notify, watch};
 
 use super::figures::Figures;
@@ -35,6 +35,11 @@ const RETRY_FIRST: Duration = Duration::from_millis(250);
 const RETRY_MAX: Duration = Duration::from_secs(10);
 /// After a queue was deleted under its consumer.
 const CONSUME_AGAIN: Duration = Duration::from_millis(200);
+/// A consumer that heard nothing for so long is replaced. One whose queue was deleted and declared anew
+/// before the broker had told of it is silently moved to the new queue, and RabbitMQ 3.10 then counts
+/// messages as handed to it that its channel never sends (`handle_consuming_queue_down_or_eol` in
+/// `rabbit_channel.erl`). Closing the channel gives them back.
+const SILENT_AFTER: Duration = Duration::from_secs(15);
 /// In seconds; a peer that is silent for twice as long is gone.
 const HEARTBEAT_S: u16 = 10;
 const CONNECT_TIMEOUT_MS: u64 = 5_000;
@@ -78,6 +83,13 @@ pub(super) struct Consuming {
     /// Messages that are on their way or not settled.
     pub(super) prefetch: u16,
     pub(super) replay_prefetch: u16,
+}
+
+/// Why a consumer ended.
+#[derive(PartialEq)]
+enum Ended {
+    Cancelled,
+    Silent,
 }
 
 /// A connection that works, as far as known.
@@ -270,24 +282,10 @@ impl Link {
             let (options, none) = (BasicConsumeOptions::default(), FieldTable::default());
             let consumer = channel.basic_consume(queue.clone(), "".into(), options, none);
             match consumer.await {
-                Ok(mut messages) => {
-                    while let Some(message) = messages.next().await {
-                        let message = message?;
-                        match message::decode(&message.data) {
-                            Some(queued) => consuming.inbox.push(Told {
-                                queued,
-                                acker: message.acker,
-                                traffic,
-                            }),
-                            None => {
-                                tracing::warn!(%queue, "a message that cannot be read goes to the dead queue");
-                                let unread = BasicNackOptions {
-                                    requeue: false,
-                                    ..BasicNackOptions::default()
-                                };
-                                message.acker.nack(unread).await?;
-                            }
-                        }
+                Ok(messages) => {
+                    if receive(messages, &consuming.inbox, traffic).await? == Ended::Silent {
+                        channel.close(200, "silent".into()).await?;
+                        continue;
                     }
                     tracing::warn!(%queue, "the queue was deleted; it is declared anew, and the sweep finds what it held");
                 }
@@ -297,6 +295,38 @@ impl Link {
             }
             session.misplaced.notify_one();
             tokio::time::sleep(CONSUME_AGAIN).await;
+        }
+    }
+}
+
+/// Fills the inbox until the broker cancels the consumer, or is silent while the inbox is empty: what
+/// waits there would come twice.
+async fn receive(
+    mut messages: Consumer,
+    inbox: &Inbox,
+    traffic: Traffic,
+) -> Result<Ended, LinkError> {
+    loop {
+        let message = match tokio::time::timeout(SILENT_AFTER, messages.next()).await {
+            Ok(Some(message)) => message?,
+            Ok(None) => return Ok(Ended::Cancelled),
+            Err(_) if inbox.len(traffic) == 0 => return Ok(Ended::Silent),
+            Err(_) => continue,
+        };
+        match message::decode(&message.data) {
+            Some(queued) => inbox.push(Told {
+                queued,
+                acker: message.acker,
+                traffic,
+            }),
+            None => {
+                tracing::warn!("a message that cannot be read goes to the dead queue");
+                let unread = BasicNackOptions {
+                    requeue: false,
+                    ..BasicNackOptions::default()
+                };
+                message.acker.nack(unread).await?;
+            }
         }
     }
 }
