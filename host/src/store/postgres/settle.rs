@@ -10,14 +10,15 @@ use super::record::{logged, outcome, settle_from};
 use crate::domain::delivery::LeaseResult;
 use crate::store::Result;
 
-/// Rows: the columns of [`outcome`], then those of [`logged`].
+/// Rows: the columns of [`outcome`], then those of [`logged`]. The update returns what the attempt needs:
+/// a join of its result with the rows would be a nested loop, as neither has statistics.
 const SETTLE: &str = concat!(
     "WITH v AS MATERIALIZED ({rows}), settled AS (",
     settle_from!("v"),
-    " RETURNING deliveries.id, deliveries.attempts_total), \
+    " RETURNING deliveries.id, deliveries.attempts_total, v.column5, v.column10, v.column11, v.column12, v.column13, v.column14, v.column15, v.column16, v.column17, v.column18, v.column19, v.column20), \
      logged AS (INSERT INTO attempts (delivery_id, number, started_at, latency_us, outcome, http_status, provider_version, message, logs, trigger, queue, worker, queued_at) \
-       SELECT s.id, s.attempts_total, v.column10, v.column11, v.column12, v.column13, v.column14, v.column15, v.column16, v.column17, v.column18, v.column19, v.column20 \
-       FROM v JOIN settled s ON s.id = v.column1 WHERE v.column5 = 1) \
+       SELECT id, attempts_total, column10, column11, column12, column13, column14, column15, column16, column17, column18, column19, column20 \
+       FROM settled WHERE column5 = 1) \
      SELECT id FROM settled"
 );
 
