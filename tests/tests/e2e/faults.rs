@@ -167,7 +167,6 @@ async fn a_silent_connection_to_the_database_is_given_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "about half of its runs do not end: see docs/reliability.md"]
 async fn killing_processes_of_each_role_loses_and_invents_nothing() {
     let (mut rng, seed, kills) = seed_and_faults(6);
     let (_postgres, url) = database().await;
