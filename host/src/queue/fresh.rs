@@ -28,7 +28,8 @@ struct State {
     caps: HashMap<SubscriptionId, Cap>,
     /// On their way into the store.
     unwritten: usize,
-    written: VecDeque<LeasedDelivery>,
+    /// With the time since when they wait.
+    written: VecDeque<(Timestamp, LeasedDelivery)>,
     /// Of the catalogue, when the last one was written.
     epoch: CatalogEpoch,
 }
@@ -107,11 +108,12 @@ impl Fresh {
     }
 
     /// Some that were reserved are written.
-    pub(super) fn put(&self, leased: Vec<LeasedDelivery>, epoch: CatalogEpoch) {
+    pub(super) fn put(&self, leased: Vec<LeasedDelivery>, epoch: CatalogEpoch, now: Timestamp) {
         let mut state = self.state();
         state.unwritten = state.unwritten.saturating_sub(leased.len());
         state.epoch = state.epoch.max(epoch);
-        state.written.extend(leased);
+        let written = leased.into_iter().map(|delivery| (now, delivery));
+        state.written.extend(written);
     }
 
     /// Whether there is anything to take.
@@ -119,8 +121,9 @@ impl Fresh {
         self.state().written.is_empty()
     }
 
-    /// Up to `limit` that may go. What is held back stays for a moment; what is held back for longer, or
-    /// has waited too long for a slot, is to go back.
+    /// Up to `limit` that may go, however long they waited. What is held back stays for a moment; what is
+    /// held back for longer, or has waited too long for a slot, is to go back. How long it was on its way
+    /// into the store does not count: what goes back makes work for a store that is slow.
     pub(super) fn take(&self, limit: usize, now: Timestamp) -> Taken {
         let mut state = self.state();
         let mut taken = Taken {
@@ -128,19 +131,19 @@ impl Fresh {
             ..Taken::default()
         };
         let mut caps = state.caps.clone();
-        for delivery in std::mem::take(&mut state.written) {
+        for (since, delivery) in std::mem::take(&mut state.written) {
             let cap = caps.get_mut(&delivery.subscription_id);
             let is_held = cap.as_ref().is_some_and(|cap| cap.left == 0);
-            let is_late = now.since(delivery.job.queued_at) >= WAITS_MAX;
-            if is_late || (is_held && cap.as_ref().is_some_and(|cap| cap.is_old(now))) {
-                taken.back.push(delivery);
-            } else if is_held || taken.leased.len() >= limit {
-                state.written.push_back(delivery);
-            } else {
+            let is_late = now.since(since) >= WAITS_MAX;
+            if !is_held && taken.leased.len() < limit {
                 if let Some(cap) = cap {
                     cap.left -= 1;
                 }
                 taken.leased.push(delivery);
+            } else if is_late || (is_held && cap.as_ref().is_some_and(|cap| cap.is_old(now))) {
+                taken.back.push(delivery);
+            } else {
+                state.written.push_back((since, delivery));
             }
         }
         taken
@@ -148,7 +151,8 @@ impl Fresh {
 
     /// All of it.
     pub(super) fn take_all(&self) -> Vec<LeasedDelivery> {
-        std::mem::take(&mut self.state().written).into()
+        let written = std::mem::take(&mut self.state().written);
+        written.into_iter().map(|(_, delivery)| delivery).collect()
     }
 
     /// Whether some are still on their way into the store.
