@@ -119,7 +119,7 @@ fn bound<'q, const COLUMNS: usize>(
 }
 
 /// Rows like `row` from an array a column, their columns named as those of `VALUES` are.
-fn unnest(row: &[Cell<'_>]) -> String {
+pub(super) fn unnest(row: &[Cell<'_>]) -> String {
     let columns = row.iter().zip(1..);
     let (arrays, names): (Vec<_>, Vec<_>) = columns
         .map(|(cell, number)| {

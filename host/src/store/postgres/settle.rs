@@ -12,7 +12,7 @@ use crate::store::Result;
 
 /// Rows: the columns of [`outcome`], then those of [`logged`]. The update returns what the attempt needs:
 /// a join of its result with the rows would be a nested loop, as neither has statistics.
-const SETTLE: &str = concat!(
+pub(super) const SETTLE: &str = concat!(
     "WITH v AS MATERIALIZED ({rows}), settled AS (",
     settle_from!("v"),
     " RETURNING deliveries.id, deliveries.attempts_total, v.column5, v.column10, v.column11, v.column12, v.column13, v.column14, v.column15, v.column16, v.column17, v.column18, v.column19, v.column20), \

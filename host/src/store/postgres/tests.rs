@@ -1,8 +1,10 @@
 //! The conformance suite on a private PostgreSQL, and what only PostgreSQL has.
 
 use hookport_test_servers::Postgres;
+use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 
 use super::super::conformance;
+use super::batch::Cell;
 use super::*;
 use crate::domain::id::IdGenerator;
 
@@ -82,6 +84,50 @@ async fn hot_queries_use_their_indexes() {
     let filled = store.fill(plans::DELIVERIES, plans::UNTIL).await;
     filled.expect("fills");
     plans::check(&store.readers).await;
+}
+
+/// Nothing was open when the tables were analysed, which is when an index of what is open looks cheapest.
+#[tokio::test]
+async fn what_has_an_id_is_found_by_it() {
+    let url = Postgres::shared().database();
+    let store = PostgresStore::open(&url, true).await.expect("opens");
+    let filled = store.fill(plans::DELIVERIES, plans::UNTIL).await;
+    filled.expect("fills");
+    let options: PgConnectOptions = url.parse().expect("a URL");
+    let options = options.options(dialect::PLANNING);
+    let mut hot = PgConnection::connect_with(&options)
+        .await
+        .expect("connects");
+    let texts = [1, 6, 7, 12, 14, 15, 16, 19];
+    let row: [Cell<'_>; 20] = std::array::from_fn(|index| match texts.contains(&(index + 1)) {
+        true => Cell::Text(None),
+        false => Cell::Number(None),
+    });
+    let rows = dialect::unnest(&row);
+    for (name, statement, parameters) in [
+        ("settle", settle::SETTLE.replace("{rows}", &rows), 20),
+        ("picked", claim::LEASE_PICKED.to_owned(), 5),
+        ("told", claim::LEASE_TOLD.to_owned(), 5),
+    ] {
+        let prepare = format!("PREPARE {name} AS {statement}");
+        let prepared = sqlx::raw_sql(AssertSqlSafe(prepare));
+        prepared.execute(&mut hot).await.expect("prepares");
+        let nothing = vec!["NULL"; parameters].join(", ");
+        let explain = format!("EXPLAIN EXECUTE {name} ({nothing})");
+        let lines = sqlx::raw_sql(AssertSqlSafe(explain)).fetch_all(&mut hot);
+        let lines = lines.await.expect("explains");
+        let plan: Vec<String> = lines.iter().map(|line| line.get(0)).collect();
+        // Whether an earlier one of the key is open (`e`) is for another index to say.
+        let by: Vec<_> = plan
+            .iter()
+            .filter(|line| line.contains("using deliveries_") && !line.contains("deliveries e "))
+            .collect();
+        assert!(!by.is_empty(), "{plan:#?}");
+        assert!(
+            by.iter().all(|line| line.contains("deliveries_pkey")),
+            "{plan:#?}"
+        );
+    }
 }
 
 #[tokio::test]
