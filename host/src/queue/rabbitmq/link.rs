@@ -320,7 +320,10 @@ async fn receive(
                 traffic,
             }),
             None => {
-                tracing::warn!("a message that cannot be read goes to the dead queue");
+                tracing::warn!(
+                    ?traffic,
+                    "a message that cannot be read goes to the dead queue"
+                );
                 let unread = BasicNackOptions {
                     requeue: false,
                     ..BasicNackOptions::default()
