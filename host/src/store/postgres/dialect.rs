@@ -137,9 +137,9 @@ pub(super) fn unnest(row: &[Cell<'_>]) -> String {
     )
 }
 
-/// How long a transaction may take: longer than the server lets a statement run, so that only a
-/// connection that fell silent is given up.
-pub(super) const TRANSACTION_TIMEOUT: Option<Duration> = Some(Duration::from_secs(40));
+/// How long a transaction or a read may take: longer than the server lets a statement run, so that
+/// only a connection that fell silent is given up.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(40);
 
 /// How long a connection may take to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -169,6 +169,20 @@ pub(super) struct Writing {
     committed_at: Option<Instant>,
     /// The server's process behind it, as it names itself in notifications.
     server_process: Arc<AtomicU32>,
+}
+
+/// Gives `work` up when its connection has fallen silent. What it wrote may have been committed then,
+/// as after any lost answer, and the next one gets a connection of its own.
+///
+/// # Errors
+/// Those of `work`; `Unavailable`.
+pub(super) async fn in_time<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::time::timeout(ANSWER_TIMEOUT, work)
+        .await
+        .unwrap_or_else(|_| {
+            let text = "the database did not answer in time";
+            Err(StoreError::Unavailable(text.into()))
+        })
 }
 
 impl Writing {

@@ -11,7 +11,7 @@ use crate::store::Condition;
 /// # Errors
 /// Each kind of [`OpenError`].
 pub(super) async fn examine(url: &str) -> Result<Condition, OpenError> {
-    let pool = super::pool(super::options(url)?);
+    let pool = super::pool(super::options(url)?, 1);
     let mut connection = pool.acquire().await?;
     let condition = condition(&mut connection).await;
     drop(connection);

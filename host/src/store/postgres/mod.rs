@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use futures_util::future::BoxFuture;
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
-use sqlx::{PgConnection, PgPool};
+use sqlx::{Connection as _, Executor as _, PgConnection, PgPool};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
@@ -94,11 +94,11 @@ mod versions;
 #[path = "../sql/writer.rs"]
 mod writer;
 
+use dialect::in_time;
 use writer::Writer;
 
-/// Connections beside those that accept and lease: one that listens, the others for listings and
-/// details.
-const CONNECTIONS: u32 = 13;
+/// Connections for listings and details, beside the three that write and the one that listens.
+const CONNECTIONS: u32 = 12;
 /// How long a call waits for a connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a health check waits.
@@ -107,6 +107,8 @@ const PING_TIMEOUT: Duration = Duration::from_secs(3);
 const CHANNEL: &str = "hookport_due";
 /// The advisory lock of whoever changes the catalogue: "hookport" as a number.
 const TURN_LOCK: i64 = i64::from_be_bytes(*b"hookport");
+/// The listening connection is asked whether it is still there when nothing came for so long.
+const SILENT_AFTER: Duration = Duration::from_secs(30);
 /// After the listening connection could not be made.
 const LISTEN_AGAIN: Duration = Duration::from_secs(1);
 
@@ -182,10 +184,18 @@ fn options(url: &str) -> std::result::Result<PgConnectOptions, OpenError> {
         ]))
 }
 
-fn pool(options: PgConnectOptions) -> PgPool {
+fn pool(options: PgConnectOptions, connections: u32) -> PgPool {
     PgPoolOptions::new()
-        .max_connections(CONNECTIONS)
+        .max_connections(connections)
         .acquire_timeout(ACQUIRE_TIMEOUT)
+        // The pool asks as well, and for ever: a connection that fell silent would be lost to it.
+        .after_release(|connection, _| {
+            Box::pin(async move {
+                let answered = tokio::time::timeout(PING_TIMEOUT, connection.ping()).await;
+                answered.map_err(std::io::Error::from)??;
+                Ok(true)
+            })
+        })
         .connect_lazy_with(options)
 }
 
@@ -196,7 +206,7 @@ impl PostgresStore {
     /// Each kind of [`OpenError`].
     pub async fn open(url: &str, migrate: bool) -> std::result::Result<Self, OpenError> {
         let options = options(url)?;
-        let readers = pool(options.clone());
+        let readers = pool(options.clone(), CONNECTIONS);
         let migrations = migrations();
         let mut connection = readers.acquire().await?;
         let versions = versions::compare(&mut connection, &migrations).await?;
@@ -216,12 +226,8 @@ impl PostgresStore {
         Ok(Self {
             writer: Writer::start(accepting),
             leases: Writer::start(dialect::Writing::new(options.clone())),
-            outbox: Writer::start(dialect::Writing::new(options)),
-            listening: Arc::new(Listening(tokio::spawn(listen(
-                readers.clone(),
-                due.clone(),
-                own,
-            )))),
+            outbox: Writer::start(dialect::Writing::new(options.clone())),
+            listening: Arc::new(Listening(tokio::spawn(listen(options, due.clone(), own)))),
             due,
             readers,
         })
@@ -240,7 +246,7 @@ impl PostgresStore {
     /// # Errors
     /// Each kind of [`OpenError`].
     pub async fn migrate(url: &str) -> std::result::Result<(), OpenError> {
-        migrations().run(&pool(options(url)?)).await?;
+        migrations().run(&pool(options(url)?, 1)).await?;
         Ok(())
     }
 }
@@ -267,14 +273,19 @@ fn migrations() -> Migrator {
 }
 
 /// Hears of what other processes accepted, for as long as the store lives.
-async fn listen(pool: PgPool, due: Arc<Notify>, own: Arc<AtomicU32>) {
+async fn listen(options: PgConnectOptions, due: Arc<Notify>, own: Arc<AtomicU32>) {
     loop {
         let heard = async {
-            let mut listener = PgListener::connect_with(&pool).await?;
+            let mut listener = PgListener::connect_with(&pool(options.clone(), 1)).await?;
             listener.listen(CHANNEL).await?;
             loop {
-                let heard = listener.recv().await?;
-                if heard.process_id() != own.load(Ordering::Relaxed) {
+                let Ok(heard) = tokio::time::timeout(SILENT_AFTER, listener.recv()).await else {
+                    let asked = listener.execute("SELECT 1");
+                    let answered = tokio::time::timeout(PING_TIMEOUT, asked).await;
+                    answered.map_err(std::io::Error::from)??;
+                    continue;
+                };
+                if heard?.process_id() != own.load(Ordering::Relaxed) {
                     due.notify_one();
                 }
             }
@@ -325,7 +336,7 @@ impl DeliveryStore for PostgresStore {
     }
 
     async fn event(&self, id: EventId) -> Result<Option<Event>> {
-        query::event(&self.readers, id).await
+        in_time(query::event(&self.readers, id)).await
     }
 
     async fn events(
@@ -334,15 +345,15 @@ impl DeliveryStore for PostgresStore {
         after: Option<EventId>,
         limit: usize,
     ) -> Result<Page<Event>> {
-        query::events(&self.readers, filter, after, limit).await
+        in_time(query::events(&self.readers, filter, after, limit)).await
     }
 
     async fn delivery(&self, id: DeliveryId) -> Result<Option<Delivery>> {
-        query::delivery(&self.readers, id).await
+        in_time(query::delivery(&self.readers, id)).await
     }
 
     async fn attempts(&self, id: DeliveryId) -> Result<Vec<Attempt>> {
-        query::attempts(&self.readers, id).await
+        in_time(query::attempts(&self.readers, id)).await
     }
 
     async fn deliveries(
@@ -351,7 +362,7 @@ impl DeliveryStore for PostgresStore {
         after: Option<DeliveryId>,
         limit: usize,
     ) -> Result<Page<Delivery>> {
-        query::deliveries(&self.readers, filter, after, limit).await
+        in_time(query::deliveries(&self.readers, filter, after, limit)).await
     }
 
     async fn retry(&self, id: DeliveryId, at: Timestamp) -> Result<Option<Delivery>> {
@@ -367,11 +378,11 @@ impl DeliveryStore for PostgresStore {
     }
 
     async fn backlog(&self, at_most: u64) -> Result<u64> {
-        query::backlog(&self.readers, at_most).await
+        in_time(query::backlog(&self.readers, at_most)).await
     }
 
     async fn oldest_due(&self) -> Result<Option<Timestamp>> {
-        query::oldest_due(&self.readers).await
+        in_time(query::oldest_due(&self.readers)).await
     }
 
     async fn put_circuit(&self, open: OpenCircuit) -> Result<()> {
@@ -387,28 +398,31 @@ impl DeliveryStore for PostgresStore {
     }
 
     async fn circuits(&self) -> Result<Vec<OpenCircuit>> {
-        circuit::all(&self.readers).await
+        in_time(circuit::all(&self.readers)).await
     }
 }
 
 #[async_trait]
 impl CatalogStore for PostgresStore {
     async fn catalog(&self) -> Result<Catalog> {
-        catalog::load(&self.readers).await
+        in_time(catalog::load(&self.readers)).await
     }
 
     async fn turn(&self) -> Result<Turn> {
-        // Ends with its transaction, however that ends.
-        let mut held = self.readers.begin().await?;
-        sqlx::query("SELECT pg_advisory_xact_lock($1)")
-            .bind(TURN_LOCK)
-            .execute(&mut *held)
-            .await?;
-        Ok(Turn(Some(Box::new(held))))
+        in_time(async {
+            // Ends with its transaction, however that ends.
+            let mut held = self.readers.begin().await?;
+            sqlx::query("SELECT pg_advisory_xact_lock($1)")
+                .bind(TURN_LOCK)
+                .execute(&mut *held)
+                .await?;
+            Ok(Turn(Some(Box::new(held))))
+        })
+        .await
     }
 
     async fn epoch(&self) -> Result<CatalogEpoch> {
-        catalog::epoch(&self.readers).await
+        in_time(catalog::epoch(&self.readers)).await
     }
 
     async fn put_event_type(&self, event_type: EventType) -> Result<()> {
@@ -477,7 +491,7 @@ impl CatalogStore for PostgresStore {
     }
 
     async fn grants(&self) -> Result<Vec<GrantRecord>> {
-        catalog::grants(&self.readers).await
+        in_time(catalog::grants(&self.readers)).await
     }
 
     async fn put_grant(&self, grant: GrantRecord) -> Result<()> {
@@ -500,7 +514,7 @@ impl CatalogStore for PostgresStore {
     }
 
     async fn keys(&self) -> Result<Vec<ApiKey>> {
-        catalog::keys(&self.readers).await
+        in_time(catalog::keys(&self.readers)).await
     }
 
     async fn revoke_key(&self, id: KeyId, at: Timestamp) -> Result<bool> {
@@ -517,7 +531,7 @@ impl IngressStore for PostgresStore {
     }
 
     async fn webhook(&self, id: WebhookId) -> Result<Option<InboundWebhook>> {
-        ingress::webhook(&self.readers, id).await
+        in_time(ingress::webhook(&self.readers, id)).await
     }
 
     async fn webhooks(
@@ -526,7 +540,7 @@ impl IngressStore for PostgresStore {
         after: Option<WebhookId>,
         limit: usize,
     ) -> Result<Page<InboundWebhook>> {
-        ingress::webhooks(&self.readers, filter, after, limit).await
+        in_time(ingress::webhooks(&self.readers, filter, after, limit)).await
     }
 
     async fn reject(&self, rejection: Rejection) -> Result<()> {
@@ -536,7 +550,7 @@ impl IngressStore for PostgresStore {
     }
 
     async fn rejections(&self, source: SourceId) -> Result<Vec<Rejection>> {
-        ingress::rejections(&self.readers, source).await
+        in_time(ingress::rejections(&self.readers, source)).await
     }
 }
 
@@ -549,7 +563,7 @@ impl ReplayStore for PostgresStore {
     }
 
     async fn replay(&self, id: ReplayId) -> Result<Option<Replay>> {
-        replay::one(&self.readers, id).await
+        in_time(replay::one(&self.readers, id)).await
     }
 
     async fn replays(
@@ -558,7 +572,7 @@ impl ReplayStore for PostgresStore {
         after: Option<ReplayId>,
         limit: usize,
     ) -> Result<Page<Replay>> {
-        replay::list(&self.readers, state, after, limit).await
+        in_time(replay::list(&self.readers, state, after, limit)).await
     }
 
     async fn step_replay(&self, step: ReplayStep) -> Result<Stepped> {
@@ -574,11 +588,11 @@ impl ReplayStore for PostgresStore {
     }
 
     async fn replay_outcomes(&self, id: ReplayId) -> Result<Outcomes> {
-        replay::outcomes(&self.readers, id).await
+        in_time(replay::outcomes(&self.readers, id)).await
     }
 
     async fn failed_of(&self, event: EventId, subscription: Option<SubscriptionId>) -> Result<u64> {
-        replay::failed_of(&self.readers, event, subscription).await
+        in_time(replay::failed_of(&self.readers, event, subscription)).await
     }
 }
 

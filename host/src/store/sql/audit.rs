@@ -7,7 +7,7 @@
 use async_trait::async_trait;
 use sqlx::{QueryBuilder, Row as _};
 
-use super::dialect::{self, Backend, Db, DbConnection, DbPool, DbRow};
+use super::dialect::{self, Backend, Db, DbConnection, DbPool, DbRow, in_time};
 use super::listing;
 use super::row::corrupt;
 use crate::domain::audit::{Actor, ActorKind, Anchor, Author, Entry, EntryHash, NewEntry};
@@ -25,15 +25,15 @@ impl AuditLog for Backend {
         after: Option<i64>,
         limit: usize,
     ) -> Result<Page<Entry>> {
-        list(&self.readers, filter, after, limit).await
+        in_time(list(&self.readers, filter, after, limit)).await
     }
 
     async fn audit_entries_above(&self, seq: i64, limit: usize) -> Result<Vec<Entry>> {
-        above(&self.readers, seq, limit).await
+        in_time(above(&self.readers, seq, limit)).await
     }
 
     async fn audit_head(&self) -> Result<Anchor> {
-        head(&self.readers).await
+        in_time(head(&self.readers)).await
     }
 }
 

@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 
-use super::dialect::Backend;
+use super::dialect::{Backend, in_time};
 use super::{dead_letter, job, replay, retention};
 use crate::domain::clock::Timestamp;
 use crate::domain::dead_letter::{DeadLetterCursor, DeadLetterFilter, DeadLetterRun};
@@ -22,7 +22,7 @@ impl DeadLetterStore for Backend {
         after: Option<DeadLetterCursor>,
         limit: usize,
     ) -> Result<Page<Delivery>> {
-        dead_letter::list(&self.readers, filter, after, limit).await
+        in_time(dead_letter::list(&self.readers, filter, after, limit)).await
     }
 
     async fn requeue_dead_letter(&self, id: DeliveryId, at: Timestamp) -> Result<bool> {
@@ -49,7 +49,7 @@ impl DeadLetterStore for Backend {
     }
 
     async fn dead_letter_run(&self, id: DeadLetterRunId) -> Result<Option<DeadLetterRun>> {
-        dead_letter::run(&self.readers, id).await
+        in_time(dead_letter::run(&self.readers, id)).await
     }
 
     async fn dead_letter_runs(
@@ -58,7 +58,7 @@ impl DeadLetterStore for Backend {
         after: Option<DeadLetterRunId>,
         limit: usize,
     ) -> Result<Page<DeadLetterRun>> {
-        dead_letter::runs(&self.readers, state, after, limit).await
+        in_time(dead_letter::runs(&self.readers, state, after, limit)).await
     }
 
     async fn step_dead_letter_run(
@@ -67,8 +67,10 @@ impl DeadLetterStore for Backend {
         limit: usize,
         at: Timestamp,
     ) -> Result<Option<DeadLetterRun>> {
-        self.beside(move |connection| Box::pin(dead_letter::step(connection, run, limit, at)))
-            .await
+        in_time(
+            self.beside(move |connection| Box::pin(dead_letter::step(connection, run, limit, at))),
+        )
+        .await
     }
 
     async fn cancel_dead_letter_run(&self, id: DeadLetterRunId, at: Timestamp) -> Result<bool> {
@@ -78,7 +80,7 @@ impl DeadLetterStore for Backend {
     }
 
     async fn dead_letter_outcomes(&self, id: DeadLetterRunId) -> Result<Outcomes> {
-        replay::outcomes(&self.readers, id).await
+        in_time(replay::outcomes(&self.readers, id)).await
     }
 }
 
@@ -90,11 +92,11 @@ impl JobStore for Backend {
         after: Option<JobId>,
         limit: usize,
     ) -> Result<Page<Job>> {
-        job::list(&self.readers, filter, after, limit).await
+        in_time(job::list(&self.readers, filter, after, limit)).await
     }
 
     async fn job(&self, id: JobId) -> Result<Option<Job>> {
-        job::one(&self.readers, id).await
+        in_time(job::one(&self.readers, id)).await
     }
 }
 
@@ -115,7 +117,6 @@ impl RetentionStore for Backend {
     }
 
     async fn remove(&self, batch: RemovalBatch) -> Result<Removed> {
-        self.beside(move |connection| Box::pin(retention::remove(connection, batch)))
-            .await
+        in_time(self.beside(move |connection| Box::pin(retention::remove(connection, batch)))).await
     }
 }

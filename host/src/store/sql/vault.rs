@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use sqlx::{AssertSqlSafe, Row as _};
 
-use super::dialect::{Backend, DbConnection, DbPool, NOW_MS};
+use super::dialect::{Backend, DbConnection, DbPool, NOW_MS, in_time};
 use super::row::{json, parse};
 use crate::store::{Catalog, ProcessKeys, ReadStore, Result, VaultStore};
 
@@ -18,18 +18,18 @@ impl VaultStore for Backend {
     }
 
     async fn keys_in_use(&self, patience: Duration) -> Result<Vec<ProcessKeys>> {
-        in_use(&self.readers, patience).await
+        in_time(in_use(&self.readers, patience)).await
     }
 }
 
 #[async_trait]
 impl ReadStore for Backend {
     async fn read_catalog(&self) -> Result<Catalog> {
-        super::catalog::load(&self.readers).await
+        in_time(super::catalog::load(&self.readers)).await
     }
 
     async fn read_keys_in_use(&self, patience: Duration) -> Result<Vec<ProcessKeys>> {
-        in_use(&self.readers, patience).await
+        in_time(in_use(&self.readers, patience)).await
     }
 }
 

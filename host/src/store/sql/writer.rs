@@ -4,13 +4,11 @@
 //! transaction. Each is answered after its commit. When a transaction fails, it is rolled back
 //! and its commands are redone one by one, so that a command can only fail by its own doing.
 
-use std::future::Future;
-
 use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot};
 
 use super::audit;
-use super::dialect::{DbConnection, TRANSACTION_TIMEOUT, Writing};
+use super::dialect::{DbConnection, Writing, in_time};
 use super::lanes::Cursor;
 use super::{accept, claim, ingress, record};
 use crate::domain::audit::NewEntry;
@@ -148,20 +146,6 @@ impl Writer {
         })
         .await
     }
-}
-
-/// Gives `transaction` up when its connection has fallen silent. It may have been committed then, as
-/// after any lost answer, and the next one gets a connection of its own.
-async fn in_time<T>(transaction: impl Future<Output = Result<T>>) -> Result<T> {
-    let Some(limit) = TRANSACTION_TIMEOUT else {
-        return transaction.await;
-    };
-    tokio::time::timeout(limit, transaction)
-        .await
-        .unwrap_or_else(|_| {
-            let text = "the database did not answer in time";
-            Err(StoreError::Unavailable(text.into()))
-        })
 }
 
 async fn in_transaction<T, F>(writing: &mut Writing, work: F, entry: Option<NewEntry>) -> Result<T>

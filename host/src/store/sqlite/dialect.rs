@@ -1,7 +1,5 @@
 //! What SQLite has of its own, for the statements that both databases share.
 
-use std::time::Duration;
-
 use sqlx::query::Query;
 use sqlx::sqlite::{SqliteArguments, SqliteConnectOptions};
 use sqlx::{Connection as _, Sqlite, SqliteConnection, SqlitePool, SqliteTransaction};
@@ -17,7 +15,9 @@ pub(super) type DbPool = SqlitePool;
 pub(super) type DbRow = sqlx::sqlite::SqliteRow;
 
 /// A file answers.
-pub(super) const TRANSACTION_TIMEOUT: Option<Duration> = None;
+pub(super) async fn in_time<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    work.await
+}
 
 /// Nobody else writes while this transaction does.
 pub(super) const HOLD_EPOCH: &str = "SELECT epoch FROM catalog";
