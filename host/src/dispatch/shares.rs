@@ -42,7 +42,8 @@ struct Counts {
     by_provider: HashMap<ProviderId, usize>,
     /// Who was near its share when that was asked for, until it was said that there is room.
     limited: HashSet<SubscriptionId>,
-    closed: HashSet<ProviderId>,
+    /// Whose subscriptions were passed over, until it was said that there is room.
+    closed: HashMap<ProviderId, Vec<SubscriptionId>>,
 }
 
 /// What may be taken when work is claimed.
@@ -88,8 +89,12 @@ impl Shares {
         *counts.by_provider.entry(provider.clone()).or_default() += 1;
     }
 
-    /// True: who was passed over may have room now, and a look at the queue is due.
-    pub(super) fn give_back(&self, subscription: SubscriptionId, provider: &ProviderId) -> bool {
+    /// A call has ended. Returns who was at its share and has room again.
+    pub(super) fn give_back(
+        &self,
+        subscription: SubscriptionId,
+        provider: &ProviderId,
+    ) -> Vec<SubscriptionId> {
         let mut counts = self.counts();
         counts.all = counts.all.saturating_sub(1);
         if let Some((_, count)) = counts.by_subscription.get_mut(&subscription) {
@@ -107,13 +112,13 @@ impl Shares {
         // One that ends makes room for the others as well.
         let mut limited = std::mem::take(&mut counts.limited);
         let mut closed = std::mem::take(&mut counts.closed);
-        let before = limited.len() + closed.len();
-        limited.retain(|id| {
+        let is_limited = |id: &SubscriptionId| {
             let known = counts.by_subscription.get(id);
             known.is_some_and(|(provider, count)| near(*count, self.share(&counts, provider)))
-        });
-        closed.retain(|provider| self.is_closed_to(&counts, provider));
-        let room = limited.len() + closed.len() < before;
+        };
+        let mut room: Vec<SubscriptionId> = limited.extract_if(|id| !is_limited(id)).collect();
+        let opened = closed.extract_if(|provider, _| !self.is_closed_to(&counts, provider));
+        room.extend(opened.flat_map(|(_, subscriptions)| subscriptions));
         (counts.limited, counts.closed) = (limited, closed);
         room
     }
@@ -158,8 +163,12 @@ impl Shares {
             .collect();
         // Who was limited before and is not any more may have been so by a claim.
         counts.limited.extend(left.caps.keys());
-        counts.closed.extend(left.closed.iter().cloned());
         left
+    }
+
+    /// `subscriptions` of `provider` were passed over, as it is closed to them.
+    pub(super) fn passed_over(&self, provider: ProviderId, subscriptions: Vec<SubscriptionId>) {
+        self.counts().closed.insert(provider, subscriptions);
     }
 }
 
@@ -239,8 +248,9 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if self.shares.give_back(self.subscription, &self.provider) {
-            self.queue.wake(self.clock.now());
+        let room = self.shares.give_back(self.subscription, &self.provider);
+        if !room.is_empty() {
+            self.queue.room_again(&room, self.clock.now());
         }
     }
 }
@@ -366,12 +376,13 @@ mod tests {
         let shares = Shares::new(8, 8);
         let a = provider("a");
         shares.take(subscription(1), &a);
-        assert!(!shares.give_back(subscription(1), &a), "nobody waits");
+        let room = shares.give_back(subscription(1), &a);
+        assert!(room.is_empty(), "nobody waits");
         let taken = flood(&shares, 1, "a");
-        let told = (0..taken)
-            .filter(|_| shares.give_back(subscription(1), &a))
-            .count();
-        assert_eq!(told, 1);
+        let told: Vec<_> = (0..taken)
+            .flat_map(|_| shares.give_back(subscription(1), &a))
+            .collect();
+        assert_eq!(told, [subscription(1)]);
         let counts = shares.counts();
         assert_eq!((counts.all, counts.by_subscription.len()), (0, 0));
     }
@@ -383,8 +394,8 @@ mod tests {
         let taken = flood(&shares, 1, "a");
         shares.take(subscription(2), &other);
         assert_eq!(shares.left().caps, [(subscription(1), 0)].into());
-        assert!(!shares.give_back(subscription(2), &other));
-        let told = (0..taken).position(|_| shares.give_back(subscription(1), &full));
+        assert!(shares.give_back(subscription(2), &other).is_empty());
+        let told = (0..taken).position(|_| !shares.give_back(subscription(1), &full).is_empty());
         assert!(told.is_some_and(|ended| ended > 0), "{told:?}");
     }
 }

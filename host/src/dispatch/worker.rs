@@ -275,13 +275,13 @@ impl Worker {
             let cap = room.caps.entry(id).or_insert(left);
             *cap = left.min(*cap);
         }
-        if !left.closed.is_empty() {
+        for provider in left.closed {
             let routes = snapshot.routes.values().map(|route| &route.subscription);
-            room.caps.extend(
-                routes
-                    .filter(|subscription| left.closed.contains(&subscription.provider))
-                    .map(|subscription| (subscription.id, 0)),
-            );
+            let of_provider = routes.filter(|subscription| subscription.provider == provider);
+            let ids: Vec<SubscriptionId> =
+                of_provider.map(|subscription| subscription.id).collect();
+            room.caps.extend(ids.iter().map(|id| (*id, 0)));
+            shares.passed_over(provider, ids);
         }
         room
     }

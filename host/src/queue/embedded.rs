@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 
 use super::fresh::Fresh;
 use super::leases::Leases;
+use super::passed_over::PassedOver;
 use super::{Batch, Queue, Room};
 use crate::domain::clock::{Clock, Timestamp, within};
 use crate::domain::delivery::{LeaseResult, LeasedDelivery, NewDelivery, Transition};
@@ -26,6 +27,7 @@ const NEVER: i64 = i64::MAX;
 pub struct EmbeddedQueue<S: ?Sized> {
     pub(super) leases: Leases<S>,
     fresh: Fresh,
+    passed_over: PassedOver,
     wake: Notify,
     /// When the next delivery is due, as far as known, in milliseconds.
     next_due: AtomicI64,
@@ -41,6 +43,7 @@ impl<S: DeliveryStore + ?Sized> EmbeddedQueue<S> {
         Self {
             leases: Leases::new(store, clock, worker, lease),
             fresh: Fresh::default(),
+            passed_over: PassedOver::default(),
             wake: Notify::new(),
             looked_at: AtomicI64::new(i64::MIN),
             look_first: AtomicBool::new(true),
@@ -62,8 +65,9 @@ impl<S: DeliveryStore + ?Sized> EmbeddedQueue<S> {
         // Set before the claim: a wake-up during it must not be overwritten.
         self.next_due.store(NEVER, Ordering::Release);
         self.looked_at.store(now.0, Ordering::Release);
+        self.passed_over.begin();
         let caps = self.ask(room, now).caps;
-        let request = self.leases.request(now, limit, caps);
+        let request = self.leases.request(now, limit, caps.clone());
         let claimed = self.leases.claim(now, self.leases.store.claim(request));
         let claim = match claimed.await {
             Ok(claim) => claim,
@@ -72,6 +76,7 @@ impl<S: DeliveryStore + ?Sized> EmbeddedQueue<S> {
                 return Err(error);
             }
         };
+        self.passed_over.end(&caps, &claim);
         // Held back by its ordering key or its subscription's cap: whoever ends that wakes
         // the queue, if it is not time itself.
         let again = claim.held_back.then(|| now.plus(IDLE_LOOK));
@@ -115,6 +120,11 @@ impl<S: DeliveryStore + ?Sized> EmbeddedQueue<S> {
     fn is_idle(&self, now: Timestamp) -> bool {
         let looked_at = Timestamp(self.looked_at.load(Ordering::Acquire));
         looked_at.plus(IDLE_LOOK) <= now || now < looked_at
+    }
+
+    /// Ends the wait, without a look at the store.
+    pub(super) fn nudge(&self) {
+        self.wake.notify_one();
     }
 
     /// Waits until something may be due.
@@ -175,6 +185,15 @@ impl<S: DeliveryStore + ?Sized> Queue for EmbeddedQueue<S> {
         }
     }
 
+    fn room_again(&self, subscriptions: &[SubscriptionId], now: Timestamp) {
+        self.fresh.let_go(subscriptions);
+        if self.passed_over.has_any(subscriptions) {
+            self.wake(now);
+        } else if !self.fresh.is_empty() {
+            self.wake.notify_one();
+        }
+    }
+
     fn lease_new(
         &self,
         events: &[Arc<Event>],
@@ -197,8 +216,10 @@ impl<S: DeliveryStore + ?Sized> Queue for EmbeddedQueue<S> {
     }
 
     fn written(&self, subscriptions: &[SubscriptionId], due: Timestamp) {
-        // Whoever lets such a subscription go on wakes the queue.
-        if !self.fresh.are_held_back(subscriptions) {
+        // Whoever lets such a subscription go on says so.
+        if self.fresh.are_held_back(subscriptions) {
+            self.passed_over.add(subscriptions);
+        } else {
             self.wake(due);
         }
     }
@@ -322,10 +343,29 @@ mod tests {
         assert_eq!(state(&parts, crowded).await, DeliveryState::Pending);
         let still = emit(full, None).await;
         assert_eq!(state(&parts, still).await, DeliveryState::Pending);
-        parts.queue.wake(parts.clock.now());
+        parts.queue.room_again(&[full], parts.clock.now());
         let leased = parts.take(2).await;
         assert_eq!((leased[0].id, leased[1].id), (crowded, still));
         assert!(leased[0].token > FencingToken::FIRST);
+
+        // Near its share for long, and going.
+        parts.queue.wake(parts.clock.now());
+        assert!(parts.nothing_comes(&move || capped(full, 0)).await);
+        parts.pass(Duration::from_millis(100)).await;
+        parts.queue.wake(parts.clock.now());
+        assert!(parts.nothing_comes(&move || capped(full, 2)).await);
+        let going = emit(full, None).await;
+        assert_eq!(state(&parts, going).await, DeliveryState::InFlight);
+        assert_eq!(parts.take(1).await[0].id, going);
+
+        // It was held back, and has room since.
+        parts.queue.wake(parts.clock.now());
+        assert!(parts.nothing_comes(&move || capped(full, 0)).await);
+        parts.pass(Duration::from_millis(100)).await;
+        parts.queue.room_again(&[full], parts.clock.now());
+        let roomy = emit(full, None).await;
+        assert_eq!(state(&parts, roomy).await, DeliveryState::InFlight);
+        assert_eq!(parts.take(1).await[0].id, roomy);
 
         let left = emit(plain, None).await;
         let stopped = parts.queue.stop().await;

@@ -38,7 +38,7 @@ struct State {
 #[derive(Clone, Copy, Debug)]
 struct Cap {
     left: usize,
-    /// It has had one ever since.
+    /// No more than one might go at any look ever since.
     since: Timestamp,
 }
 
@@ -78,8 +78,20 @@ impl Fresh {
         let mut state = self.state();
         let before = std::mem::take(&mut state.caps);
         for (id, left) in &room.caps {
-            let since = before.get(id).map_or(now, |cap| cap.since);
+            // Where several may go at once, calls end at a good pace, and what is leased goes soon.
+            let since = match before.get(id) {
+                Some(cap) if *left < 2 => cap.since,
+                _ => now,
+            };
             state.caps.insert(*id, Cap { left: *left, since });
+        }
+    }
+
+    /// These have room again, as much as the next look finds.
+    pub(super) fn let_go(&self, subscriptions: &[SubscriptionId]) {
+        let mut state = self.state();
+        for id in subscriptions {
+            state.caps.remove(id);
         }
     }
 

@@ -19,6 +19,7 @@ pub mod conformance;
 pub mod embedded;
 mod fresh;
 mod leases;
+mod passed_over;
 pub mod rabbitmq;
 
 /// Deliveries leased to the caller.
@@ -64,6 +65,12 @@ pub trait Queue: Send + Sync + 'static {
 
     /// A hint, after a commit: deliveries became due at `due`.
     fn wake(&self, due: Timestamp);
+
+    /// There is room again for these: what was passed over for want of it may go.
+    fn room_again(&self, subscriptions: &[SubscriptionId], now: Timestamp) {
+        let _ = subscriptions;
+        self.wake(now);
+    }
 
     /// Before `deliveries` of `events` are written: gives leases to those that can be carried out here
     /// at once, and returns these. Each is then handed over or withdrawn.

@@ -84,6 +84,10 @@ impl Queue for TwistedQueue {
         self.straight.wake(due);
     }
 
+    fn room_again(&self, subscriptions: &[SubscriptionId], now: Timestamp) {
+        self.straight.room_again(subscriptions, now);
+    }
+
     fn lease_new(
         &self,
         events: &[Arc<Event>],

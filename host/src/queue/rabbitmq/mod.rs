@@ -361,6 +361,12 @@ impl<S: Store + ?Sized> Queue for RabbitQueue<S> {
         self.direct.wake(due);
     }
 
+    fn room_again(&self, subscriptions: &[SubscriptionId], now: Timestamp) {
+        self.direct.room_again(subscriptions, now);
+        // What the broker told of and may not go waits here.
+        self.direct.nudge();
+    }
+
     fn is_told(&self) -> bool {
         self.link.is_up()
     }
