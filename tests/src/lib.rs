@@ -9,7 +9,6 @@ pub mod api;
 pub mod collector;
 pub mod gateway;
 pub mod jira;
-pub mod proxy;
 pub mod raw_receiver;
 pub mod receiver;
 pub mod signature;

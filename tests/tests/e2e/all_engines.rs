@@ -4,9 +4,9 @@
 use std::time::Duration;
 
 use futures_util::future::join;
+use hookport_test_servers::proxy::{Fault, Proxy};
 use hookport_test_servers::{Postgres, RabbitMq, Redis};
 use hookport_tests::gateway::Gateway;
-use hookport_tests::proxy::{Fault, Proxy};
 use rand::RngExt as _;
 use rand::rngs::StdRng;
 

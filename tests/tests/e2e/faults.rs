@@ -4,10 +4,10 @@
 
 use std::time::{Duration, Instant};
 
+use hookport_test_servers::proxy::{Fault, Proxy};
 use hookport_tests::PATIENCE;
 use hookport_tests::api::Api;
 use hookport_tests::gateway::{Gateway, Setup};
-use hookport_tests::proxy::{Fault, Proxy};
 use hookport_tests::receiver::{Receiver, Reply};
 use rand::RngExt as _;
 use rand::rngs::StdRng;

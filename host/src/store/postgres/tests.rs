@@ -1,6 +1,7 @@
 //! The conformance suite on a private PostgreSQL, and what only PostgreSQL has.
 
 use hookport_test_servers::Postgres;
+use hookport_test_servers::proxy::{Fault, Proxy};
 use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 
 use super::super::conformance;
@@ -199,43 +200,12 @@ async fn whoever_is_not_seen_loses_its_leases_and_another_process_hears_of_work(
         .expect("what the first process accepted was told of");
 }
 
-/// A way to a server that can fall silent: what went it before stays connected and hears nothing more, as
-/// behind a firewall that forgot it. New connections pass.
-struct Way {
-    port: u16,
-    silence: tokio::sync::watch::Sender<()>,
-}
-
-impl Way {
-    async fn to(server: u16) -> Self {
-        let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await;
-        let listener = listener.expect("a port");
-        let port = listener.local_addr().expect("an address").port();
-        let (silence, heard) = tokio::sync::watch::channel(());
-        tokio::spawn(async move {
-            while let Ok((mut client, _)) = listener.accept().await {
-                let mut heard = heard.clone();
-                heard.mark_unchanged();
-                tokio::spawn(async move {
-                    let server = tokio::net::TcpStream::connect(("127.0.0.1", server)).await;
-                    let mut server = server.expect("connects");
-                    tokio::select! {
-                        _ = tokio::io::copy_bidirectional(&mut client, &mut server) => {}
-                        Ok(()) = heard.changed() => std::future::pending().await,
-                    }
-                });
-            }
-        });
-        Self { port, silence }
-    }
-}
-
 #[tokio::test]
 async fn reads_over_connections_that_fell_silent_are_given_up() {
     let server = Postgres::shared();
     let direct = server.database();
-    let way = Way::to(server.port()).await;
-    let (from, to) = (server.port().to_string(), way.port.to_string());
+    let way = Proxy::before(server.port()).await;
+    let (from, to) = (server.port().to_string(), way.port().to_string());
     let url = direct.replace(&from, &to);
     let store = Arc::new(PostgresStore::open(&url, true).await.expect("opens"));
     let event: EventId = IdGenerator::default().next(Timestamp(1), || 1);
@@ -264,7 +234,7 @@ async fn reads_over_connections_that_fell_silent_are_given_up() {
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    way.silence.send_replace(());
+    way.set(Fault::Silence);
     for read in under_way {
         let error = read.await.expect("ends").expect_err("nothing came");
         assert!(error.to_string().contains("in time"), "{error}");
