@@ -15,11 +15,6 @@ use super::{CallFailure, CallReport};
 use crate::domain::delivery::Outcome;
 use crate::telemetry::{self, Span};
 
-/// A call that has computed for longer than this many ticks takes turns with others like it, one
-/// at a time, so that spinning guests cannot fill every thread of the runtime. Where its component
-/// has such calls already, it joins them at its first tick.
-const COOL_TICKS: u32 = 5;
-
 /// The CPU budget is spent.
 #[derive(Debug, thiserror::Error)]
 #[error("the CPU budget of {0} ms is spent")]
@@ -70,7 +65,7 @@ where
             let work = std::future::poll_fn(|context| {
                 let polled = work.as_mut().poll(context);
                 if polled.is_pending() {
-                    shared.end_turn();
+                    shared.turns.end();
                 }
                 polled
             });
@@ -137,19 +132,20 @@ fn new_store(sandbox: &Sandbox, shared: &Arc<CallShared>) -> Store<CallState> {
     store.set_max_component_handles(limits.handles_max);
     store.set_epoch_deadline(1);
     let cpu_ms_max = limits.cpu_ms_max;
-    let hot = sandbox.hot.clone();
+    let turns = sandbox.turns.clone();
     store.epoch_deadline_callback(move |mut store| {
         let state = store.data_mut();
         let Some(left) = state.ticks_left.checked_sub(1) else {
             return Err(CpuSpent(cpu_ms_max).into());
         };
         state.ticks_left = left;
-        state.shared.end_turn();
-        if ticks - left <= COOL_TICKS && !state.shared.has_hot_siblings() {
+        let shared = state.shared.clone();
+        shared.turns.end();
+        if !shared.turns.needs_one(ticks - left) {
             return Ok(UpdateDeadline::Yield(1));
         }
-        let (shared, hot) = (state.shared.clone(), hot.clone());
-        let turn = Box::pin(async move { shared.take_turn(hot).await });
+        let turns = turns.clone();
+        let turn = Box::pin(async move { shared.turns.take(&turns).await });
         Ok(UpdateDeadline::YieldCustom(1, turn))
     });
     store

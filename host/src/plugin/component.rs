@@ -2,7 +2,6 @@
 
 use std::marker::PhantomData;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
@@ -19,6 +18,7 @@ use super::limits::Limits;
 use super::oauth2::TokenCache;
 use super::shared_options::SharedOptions;
 use super::state::{CallContext, CallShared, CallState, EffectivePermissions, MESSAGE_BYTES_MAX};
+use super::turns::HotCalls;
 use super::world::World;
 use super::{
     CallFailure, CallReport, DeliverCall, DocumentKind, GuestDocument, OptionsCall, Receipt,
@@ -52,7 +52,7 @@ pub struct LoadedComponent {
     cache: Arc<GuestCache>,
     tokens: Arc<TokenCache>,
     concurrency: Arc<Semaphore>,
-    hot_calls: Arc<AtomicUsize>,
+    hot_calls: HotCalls,
 }
 
 impl std::fmt::Debug for LoadedComponent {
@@ -184,7 +184,7 @@ impl LoadedComponent {
             timeout: timeout
                 .unwrap_or_else(|| Duration::from_millis(self.limits.timeout_ms.into())),
             preview: None,
-            hot_calls: self.hot_calls.clone(),
+            hot_calls: Some(self.hot_calls.clone()),
         }
     }
 
@@ -231,7 +231,9 @@ pub async fn describe(sandbox: &Sandbox, code: &LoadedCode) -> Result<Descriptor
         connection: None,
         timeout: Duration::from_secs(5),
         preview: None,
-        hot_calls: Arc::default(),
+        // It runs once for a file, after a compilation that took longer. With pauses it would depend on
+        // the gateway's load whether what it computes fits into the deadline.
+        hot_calls: None,
     };
     let none: Arc<str> = "".into();
     let report = match code.pre.kind() {

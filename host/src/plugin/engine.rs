@@ -12,6 +12,7 @@ use wasmtime::{
 use super::artefact::TrustedArtefact;
 use super::bindings::Provider;
 use super::state::CallState;
+use super::turns::Turns;
 use super::world::{self, WorldPre};
 use crate::coord::sealed::SealedValues;
 use crate::egress::Egress;
@@ -94,7 +95,7 @@ pub struct Sandbox {
     /// One permit a pool slot: a call waits here instead of failing in the pool.
     pub(super) slots: Arc<Semaphore>,
     /// Calls that compute for long take turns here.
-    pub(super) hot: Arc<Semaphore>,
+    pub(super) turns: Arc<Turns>,
 }
 
 impl std::fmt::Debug for Sandbox {
@@ -165,7 +166,7 @@ impl Sandbox {
             slots: Arc::new(Semaphore::new(
                 usize::try_from(config.calls_max).unwrap_or(Semaphore::MAX_PERMITS),
             )),
-            hot: Arc::new(Semaphore::new(1)),
+            turns: Arc::default(),
             calls: SandboxCalls::default(),
             engine,
             linker,

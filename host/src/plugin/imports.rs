@@ -107,7 +107,7 @@ impl cache::Host for CallState {
             let scope = &context.cache_scope;
             return Ok(context.cache.get(scope, &key, Instant::now()));
         };
-        self.shared.end_turn();
+        self.shared.turns.end();
         let opened = values.get(&shared_key).await;
         Ok(opened.map(|opened| opened.value.to_vec()))
     }
@@ -126,7 +126,7 @@ impl cache::Host for CallState {
             context.limits.cache_bytes_max,
         );
         if let Some(((values, shared_key), value)) = shared.filter(|_| is_set) {
-            self.shared.end_turn();
+            self.shared.turns.end();
             values.put(&shared_key, &value, ttl).await;
         }
         Ok(is_set)
@@ -136,7 +136,7 @@ impl cache::Host for CallState {
         let context = &self.shared.context;
         context.cache.delete(&context.cache_scope, &key);
         if let Some((values, shared_key)) = shared_cache(context, &key) {
-            self.shared.end_turn();
+            self.shared.turns.end();
             values.remove(&shared_key).await;
         }
         Ok(())
@@ -287,7 +287,7 @@ async fn exchange(
     request: EgressRequest,
     timeout: Option<Duration>,
 ) -> Result<wit::Response, wit::Error> {
-    shared.end_turn();
+    shared.turns.end();
     shared.await_answer();
     let sent = shared.send(shared.egress_limits(timeout), request).await;
     let mut response = sent.map_err(|error| refuse(shared, error))?;

@@ -27,6 +27,7 @@ pub mod source;
 mod state;
 mod stdio;
 pub mod transform;
+mod turns;
 mod wasi_http;
 mod world;
 

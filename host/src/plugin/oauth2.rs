@@ -243,7 +243,7 @@ async fn obtain(
     }
     let key = credentials.key(&context.cache_scope);
     let slot = context.tokens.slot(key);
-    shared.end_turn();
+    shared.turns.end();
     let mut slot = slot.lock().await;
     if let (Some(token), Some(expires)) = (&slot.token, slot.expires)
         && Instant::now() < expires

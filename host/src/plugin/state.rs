@@ -1,12 +1,11 @@
 //! What one call owns: the data of its wasmtime store, and what its host functions share.
 
-use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
 use opentelemetry::trace::SpanKind;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
@@ -19,6 +18,7 @@ use super::limits::{Limits, StoreLimiter};
 use super::oauth2::TokenCache;
 use super::sanitize::{SecretSet, sanitize};
 use super::stdio::GuestOutput;
+use super::turns::{CallTurns, HotCalls};
 use super::wasi_http::Hooks;
 use crate::coord::sealed::SealedValues;
 use crate::domain::delivery::LogLine;
@@ -36,11 +36,6 @@ pub(super) const MESSAGE_BYTES_MAX: usize = 4 << 10;
 const TRACE_PARENT: HeaderName = HeaderName::from_static("traceparent");
 /// Hosts taken of a field that is a list.
 const LISTED_HOSTS_MAX: usize = 50;
-/// A pause between two turns of calls that compute for long: so many times as long as the turn had
-/// to wait for a thread. Alone they hardly pause.
-const PAUSE_TIMES: u32 = 100;
-/// The longest: of two busy cores such calls get a fortieth.
-const PAUSE_MAX: Duration = Duration::from_millis(38);
 /// Access tokens that one call may be lent.
 const TOKENS_MAX: usize = 8;
 
@@ -119,8 +114,8 @@ pub(super) struct CallContext {
     pub(super) timeout: Duration,
     /// Records requests instead of sending them.
     pub(super) preview: Option<Arc<Preview>>,
-    /// Calls of the component that have computed for long.
-    pub(super) hot_calls: Arc<AtomicUsize>,
+    /// `None`: the call takes no turns, however long it computes.
+    pub(super) hot_calls: Option<HotCalls>,
 }
 
 /// Lines kept, and how many were dropped.
@@ -149,17 +144,7 @@ pub(super) struct CallShared {
     /// Access tokens lent to this call, each a set of its own: what was handed out is masked from
     /// then on.
     lent: [OnceLock<SecretSet>; TOKENS_MAX],
-    /// This call's turn among those that compute for long.
-    turn: Mutex<Option<OwnedSemaphorePermit>>,
-    is_hot: AtomicBool,
-}
-
-impl Drop for CallShared {
-    fn drop(&mut self) {
-        if *self.is_hot.get_mut() {
-            self.context.hot_calls.fetch_sub(1, Ordering::Relaxed);
-        }
-    }
+    pub(super) turns: CallTurns,
 }
 
 impl CallShared {
@@ -167,6 +152,7 @@ impl CallShared {
         Self {
             place,
             deadline: Instant::now() + context.timeout,
+            turns: CallTurns::new(context.hot_calls.clone()),
             context,
             http_calls: AtomicU32::new(0),
             http_status: AtomicU16::new(0),
@@ -176,37 +162,7 @@ impl CallShared {
             limited: OnceLock::new(),
             policy: OnceLock::new(),
             lent: [const { OnceLock::new() }; TOKENS_MAX],
-            turn: Mutex::default(),
-            is_hot: AtomicBool::new(false),
         }
-    }
-
-    /// Ends this call's turn: at every tick, and before it waits for the network.
-    pub(super) fn end_turn(&self) {
-        drop(
-            self.turn
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .take(),
-        );
-    }
-
-    /// Waits for this call's next turn, the longer the more others want to compute.
-    pub(super) async fn take_turn(&self, hot: Arc<Semaphore>) {
-        if !self.is_hot.swap(true, Ordering::Relaxed) {
-            self.context.hot_calls.fetch_add(1, Ordering::Relaxed);
-        }
-        let permit = hot.acquire_owned().await.ok();
-        let ready_at = Instant::now();
-        tokio::task::yield_now().await;
-        let pause = (ready_at.elapsed() * PAUSE_TIMES).min(PAUSE_MAX);
-        tokio::time::sleep(pause).await;
-        *self.turn.lock().unwrap_or_else(PoisonError::into_inner) = permit;
-    }
-
-    /// Whether the component has calls that have computed for long: the next ones get no advance.
-    pub(super) fn has_hot_siblings(&self) -> bool {
-        self.context.hot_calls.load(Ordering::Relaxed) > 0
     }
 
     /// Secrets of the config and of the connection, and access tokens.

@@ -75,7 +75,7 @@ async fn send(
     shared
         .count_http_call()
         .map_err(|_| Error::ConnectionLimitReached)?;
-    shared.end_turn();
+    shared.turns.end();
     let (parts, body) = request.into_parts();
     let mut headers = parts.headers;
     headers.remove(http::header::HOST);

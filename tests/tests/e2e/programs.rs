@@ -75,8 +75,13 @@ async fn a_program_that_never_ends_costs_its_own_subscription_only() {
         .map(|delivery| delivery["lastError"].as_str().expect("a reason"))
         .collect();
     reasons.sort_unstable();
+    // On a busy machine its turns come so late that the deadline is first.
+    let ended = [
+        "the filter: the CPU budget",
+        "the filter: the call took longer",
+    ];
     assert!(
-        reasons[0].starts_with("the filter: the CPU budget"),
+        ended.iter().any(|words| reasons[0].starts_with(words)),
         "{reasons:?}"
     );
     assert!(reasons[1].starts_with("the transform: "), "{reasons:?}");
