@@ -119,6 +119,8 @@ impl std::fmt::Debug for StoreSection {
 pub struct QueueSection {
     /// `amqp://user:password@host:port/vhost` or `amqps`; unset: work is claimed from the store.
     pub url: Option<String>,
+    /// PEM file with the authority of the broker's certificate, where it is not publicly trusted.
+    pub ca_file: Option<PathBuf>,
     /// Before the names of its queues and exchanges, for several gateways on one broker.
     pub prefix: String,
     /// Messages that this process has and has not settled: at least its deliveries under way.
@@ -129,6 +131,7 @@ impl Default for QueueSection {
     fn default() -> Self {
         Self {
             url: None,
+            ca_file: None,
             prefix: "hookport".to_owned(),
             prefetch: 1_024,
         }
@@ -140,6 +143,7 @@ impl std::fmt::Debug for QueueSection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("QueueSection")
             .field("is_broker", &self.url.is_some())
+            .field("ca_file", &self.ca_file)
             .field("prefix", &self.prefix)
             .field("prefetch", &self.prefetch)
             .finish()
@@ -153,6 +157,8 @@ pub struct RedisSection {
     /// `redis://user:password@host:port/database`, `rediss://` for TLS; unset: each process goes by
     /// itself.
     pub url: Option<String>,
+    /// PEM file with the authority of its certificate, where that is not publicly trusted.
+    pub ca_file: Option<PathBuf>,
     /// What every key begins with. Gateways with databases of their own have prefixes of their own.
     pub prefix: String,
 }
@@ -161,6 +167,7 @@ impl Default for RedisSection {
     fn default() -> Self {
         Self {
             url: None,
+            ca_file: None,
             prefix: "hookport".to_owned(),
         }
     }
@@ -171,6 +178,7 @@ impl std::fmt::Debug for RedisSection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("RedisSection")
             .field("is_set", &self.url.is_some())
+            .field("ca_file", &self.ca_file)
             .field("prefix", &self.prefix)
             .finish()
     }
@@ -436,6 +444,19 @@ impl Config {
         {
             return value("redis.url", coord::redis::URL_SHAPE);
         }
+        let speaks_tls = |url: &Option<String>, scheme| {
+            let url = url.as_deref().unwrap_or_default();
+            url.starts_with(scheme)
+        };
+        if self.queue.ca_file.is_some() && !speaks_tls(&self.queue.url, "amqps://") {
+            return value("queue.ca_file", "is for TLS: begin queue.url with amqps://");
+        }
+        if self.redis.ca_file.is_some() && !speaks_tls(&self.redis.url, "rediss://") {
+            return value(
+                "redis.ca_file",
+                "is for TLS: begin redis.url with rediss://",
+            );
+        }
         if self.redis.prefix.is_empty() {
             return value("redis.prefix", "give at least one character");
         }
@@ -511,6 +532,11 @@ mod tests {
         check("[queue]\nprefetch = 0", "queue.prefetch");
         check("redis.prefix = \"\"", "redis.prefix");
         check("redis.url = \"http://localhost\"", "redis.url");
+        check("queue.ca_file = \"ca.pem\"", "queue.ca_file");
+        check(
+            "[redis]\nurl = \"redis://h\"\nca_file = \"ca.pem\"",
+            "redis.ca_file",
+        );
         check("shutdown_grace_ms = 20001", "shutdown_grace_ms");
         check("[telemetry]\nsample_ratio = 1.5", "sample_ratio");
         check("[telemetry]\nsample_ratio = nan", "sample_ratio");

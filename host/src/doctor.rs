@@ -14,7 +14,6 @@ use serde_json::json;
 
 use crate::config::Config;
 use crate::coord::Coord as _;
-use crate::coord::redis::Redis;
 use crate::domain::audit::Anchor;
 use crate::queue::rabbitmq;
 use crate::telemetry;
@@ -121,25 +120,23 @@ async fn examine(config: &Config, asked: Asked) -> Vec<(&'static str, Finding)> 
 }
 
 async fn broker(config: &Config) -> Result<String, String> {
-    let Some(rabbit) = wire::rabbit(config) else {
+    let Some(rabbit) = wire::rabbit(config).map_err(|error| format!("{error:#}"))? else {
         return Ok("none; work is claimed from the database".to_owned());
     };
     let messages = rabbitmq::check(&rabbit).await.map_err(|error| {
-        format!("{error}; check queue.url, that RabbitMQ is 3.10 or newer, and that its user may configure, write and read {}.*", rabbit.prefix)
+        format!("{error}; check queue.url and queue.ca_file, that RabbitMQ is 3.10 or newer, and that its user may configure, write and read {}.*", rabbit.prefix)
     })?;
     Ok(format!("RabbitMQ answers; {messages} messages wait"))
 }
 
 async fn redis(config: &Config) -> Result<String, String> {
-    let Some(url) = &config.redis.url else {
+    let Some(redis) = wire::redis(config).map_err(|error| format!("{error:#}"))? else {
         return Ok("none; each process counts and caches by itself".to_owned());
     };
-    let redis = Redis::open(url, &config.redis.prefix, rand::random)
-        .map_err(|error| format!("redis.url: {error}"))?;
     match redis.ping().await {
         Ok(()) => Ok("answers".to_owned()),
         Err(error) => Err(format!(
-            "redis.url: {error}; start it, or mend the URL: until it answers, rate limits and circuits hold for each process by itself"
+            "redis.url: {error}; start it, or mend the URL or redis.ca_file: until it answers, rate limits and circuits hold for each process by itself"
         )),
     }
 }

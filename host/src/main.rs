@@ -110,6 +110,9 @@ struct ConfigArguments {
         hide_env_values = true
     )]
     queue_url: Option<String>,
+    /// PEM file with the authority of its certificate, for amqps:// and one that is not publicly trusted
+    #[arg(long, global = true, env = "HOOKPORT_QUEUE_CA_FILE")]
+    queue_ca_file: Option<PathBuf>,
     /// Redis, for what several processes share: redis://user:password@host:port/database
     #[arg(
         long,
@@ -118,6 +121,9 @@ struct ConfigArguments {
         hide_env_values = true
     )]
     redis_url: Option<String>,
+    /// PEM file with the authority of its certificate, for rediss:// and one that is not publicly trusted
+    #[arg(long, global = true, env = "HOOKPORT_REDIS_CA_FILE")]
+    redis_ca_file: Option<PathBuf>,
     /// Directory of provider components
     #[arg(long, global = true, env = "HOOKPORT_PROVIDERS")]
     providers: Option<PathBuf>,
@@ -138,8 +144,14 @@ impl ConfigArguments {
         if let Some(url) = self.queue_url {
             config.queue.url = Some(url);
         }
+        if let Some(file) = self.queue_ca_file {
+            config.queue.ca_file = Some(file);
+        }
         if let Some(url) = self.redis_url {
             config.redis.url = Some(url);
+        }
+        if let Some(file) = self.redis_ca_file {
+            config.redis.ca_file = Some(file);
         }
         if let Some(providers) = self.providers {
             config.providers_dir = providers;

@@ -16,11 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, Api, HealthCheck, KeyView, new_key};
 use crate::config::{Config, ProcessRole};
-use crate::coord::Coord;
-use crate::coord::fallback::Fallback;
 use crate::coord::markers::Markers;
-use crate::coord::memory::Memory;
-use crate::coord::redis::Redis;
 use crate::coord::sealed::SealedValues;
 use crate::dispatch::key_keeping::KeyKeeper;
 use crate::dispatch::rotation::Rotation;
@@ -36,42 +32,32 @@ use crate::domain::provider::ProviderId;
 use crate::egress::{Egress, EgressConfig};
 use crate::ingress::Ingress;
 use crate::ingress::limiter::Limiter;
-use crate::metrics::Metrics;
 use crate::plugin::compile_child::{CompileLimits, Compiler};
 use crate::plugin::engine::{Sandbox, SandboxConfig};
 use crate::plugin::registry::{Registry, RegistryConfig};
-use crate::queue::Queue;
 use crate::queue::broker::Broker;
-use crate::queue::embedded::EmbeddedQueue;
-use crate::queue::rabbitmq::{self, Figures, RabbitConfig, RabbitQueue};
-use crate::store::{Catalog, OutboxStore, Store, StoreError};
+use crate::store::{Catalog, Store, StoreError};
 use crate::telemetry::{Exported, Settings, Traces};
 use crate::vault::key::{OTHERS_VARIABLE, VARIABLE, Variables, WhenMissing};
 use crate::vault::{KeyRing, Vault};
 
 mod figures;
 mod liveness;
+mod servers;
 mod stores;
 
 use figures::metrics;
 pub(crate) use liveness::{hear_of_work, stay_alive};
+use servers::{WorkQueue, coord, work_queue};
+pub use servers::{rabbit, redis};
 pub use stores::{examine_store, fill_store, is_in_use, open_reader, open_store};
 
 /// Calls that the API makes itself: tests of connections, options.
 const API_CALLS: u32 = 32;
-/// A lease outlives the longest call by this.
-const LEASE_MARGIN: Duration = Duration::from_secs(30);
 /// How often a process shows that it lives, over a shared store.
 const ALIVE_EVERY: Duration = Duration::from_secs(2);
 /// One that was not seen for so long has lost what it had in flight.
 pub(crate) const DEAD_AFTER: Duration = Duration::from_secs(15);
-/// The longest call that a subscription can ask for.
-const CALL_MAX: Duration = Duration::from_secs(300);
-/// Deliveries that a broker should have told of so long ago are taken over where there is none.
-const DISOWNED_AFTER_MS: i64 = 60_000;
-/// How many at once, and how often that is looked for.
-const DISOWNED_MAX: usize = 1_000;
-const DISOWN_EVERY: Duration = Duration::from_secs(5);
 /// How long a process that ends waits for the store to take its leases back.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long it waits for the collector to take the last spans.
@@ -166,34 +152,6 @@ pub fn sandbox(config: &Config) -> anyhow::Result<Arc<Sandbox>> {
             .unwrap_or_default(),
     };
     Ok(Arc::new(Sandbox::new(sandbox_config, egress)?))
-}
-
-/// What processes share: in Redis, where that is configured and answers, else each by itself. With
-/// the health check of the former.
-async fn coord(
-    config: &Config,
-    clock: &Arc<dyn Clock>,
-    metrics: &Arc<Metrics>,
-) -> anyhow::Result<(Arc<dyn Coord>, Option<HealthCheck>)> {
-    let Some(url) = &config.redis.url else {
-        return Ok((Arc::new(Memory::new(clock.clone())), None));
-    };
-    let redis = Redis::open(url, &config.redis.prefix, rand::random).context("redis.url")?;
-    let coord = Fallback::start(Arc::new(redis), clock.clone(), metrics.clone()).await;
-    let asked = coord.clone();
-    let check = HealthCheck {
-        name: "redis",
-        // Without it the gateway goes on: nothing to take this process out of service for.
-        check: Arc::new(move || {
-            Ok(if asked.is_up() {
-                "answers"
-            } else {
-                "does not answer: this process goes on by itself"
-            }
-            .to_owned())
-        }),
-    };
-    Ok((coord, Some(check)))
 }
 
 /// A running gateway.
@@ -503,77 +461,6 @@ async fn record_process(
 }
 
 /// Where work comes from.
-struct WorkQueue {
-    queue: Arc<dyn Queue>,
-    broker: Option<Arc<dyn Broker>>,
-}
-
-/// The queue: over the store, or over a broker in front of it.
-fn work_queue(
-    config: &Config,
-    store: &Arc<dyn Store>,
-    clock: &Arc<dyn Clock>,
-    worker: WorkerId,
-    metrics: &mut Metrics,
-) -> anyhow::Result<WorkQueue> {
-    let lease = CALL_MAX + LEASE_MARGIN;
-    let embedded = EmbeddedQueue::new(store.clone(), clock.clone(), worker, lease);
-    let Some(rabbit) = rabbit(config) else {
-        if let Some(outbox) = store.clone().outbox() {
-            tokio::spawn(disown_broker(outbox, clock.clone()));
-        }
-        return Ok(WorkQueue {
-            queue: Arc::new(embedded),
-            broker: None,
-        });
-    };
-    let outbox = store
-        .clone()
-        .outbox()
-        .context("queue.url: the store takes no broker")?;
-    let figures = Figures::default();
-    figures.register(metrics.registry_mut());
-    let queue = RabbitQueue::start(&rabbit, embedded, outbox, figures).context("queue.url")?;
-    let queue = Arc::new(queue);
-    Ok(WorkQueue {
-        queue: queue.clone(),
-        broker: Some(queue),
-    })
-}
-
-/// The broker that is configured.
-#[must_use]
-pub fn rabbit(config: &Config) -> Option<RabbitConfig> {
-    Some(RabbitConfig {
-        url: config.queue.url.clone()?,
-        prefix: config.queue.prefix.clone(),
-        prefetch: config.queue.prefetch,
-        consumes: config.role != ProcessRole::Api,
-        missing_after: rabbitmq::MISSING_AFTER,
-        jitter: rand::random,
-    })
-}
-
-/// Where no broker is configured any more, claims the deliveries that one was told of once.
-async fn disown_broker(outbox: Arc<dyn OutboxStore>, clock: Arc<dyn Clock>) {
-    loop {
-        let before = Timestamp(clock.now().0.saturating_sub(DISOWNED_AFTER_MS));
-        match outbox.hand_over(before, DISOWNED_MAX).await {
-            Ok(0) => {}
-            Ok(deliveries) => {
-                tracing::info!(
-                    deliveries,
-                    "a broker was told of deliveries and none is configured: the store holds them again"
-                );
-            }
-            Err(error) => {
-                tracing::debug!(%error, "whether a broker was told of deliveries is not known");
-            }
-        }
-        tokio::time::sleep(DISOWN_EVERY).await;
-    }
-}
-
 async fn registry(
     config: &Config,
     sandbox: Arc<Sandbox>,

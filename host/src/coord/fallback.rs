@@ -230,7 +230,7 @@ mod tests {
 
     async fn over(server: String) -> (Arc<Fallback>, Arc<Metrics>) {
         let prefix = format!("test-{}", rand::random::<u64>());
-        let redis = Redis::open(&server, &prefix, rand::random).expect("a URL");
+        let redis = Redis::open(&server, None, &prefix, rand::random).expect("a URL");
         let metrics = Arc::new(Metrics::default());
         let clock = Arc::new(SystemClock);
         let fallback = Fallback::start(Arc::new(redis), clock, metrics.clone()).await;

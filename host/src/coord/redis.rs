@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
-use redis::{Cmd, FromRedisValue, RedisError, RedisResult, Script, ScriptInvocation, cmd};
+use redis::{
+    Cmd, FromRedisValue, RedisError, RedisResult, Script, ScriptInvocation, TlsCertificates, cmd,
+};
 
 use super::{
     AllCells, Ask, Booked, Cells, Coord, CoordError, Kept, Locks, Rates, Result, Seen, Swapped,
@@ -52,22 +54,33 @@ pub struct Redis {
 /// # Errors
 /// When it is none of Redis.
 pub fn check_url(url: &str) -> std::result::Result<(), UrlError> {
-    client(url).map(drop)
+    client(url, None).map(drop)
 }
 
-fn client(url: &str) -> std::result::Result<redis::Client, UrlError> {
+fn client(url: &str, ca_pem: Option<&str>) -> std::result::Result<redis::Client, UrlError> {
     let of_redis = url.starts_with("redis://") || url.starts_with("rediss://");
-    let client = redis::Client::open(url).ok().filter(|_| of_redis);
-    client.ok_or(UrlError)
+    let client = match ca_pem {
+        None => redis::Client::open(url),
+        Some(pem) => redis::Client::build_with_tls(
+            url,
+            TlsCertificates {
+                client_tls: None,
+                root_cert: Some(pem.as_bytes().to_vec()),
+            },
+        ),
+    };
+    client.ok().filter(|_| of_redis).ok_or(UrlError)
 }
 
 impl Redis {
-    /// A handle; the connection is made by the first call, and made again when it is lost.
+    /// A handle; the connection is made by the first call, and made again when it is lost. Over TLS
+    /// the server's certificate is of a publicly trusted authority, or of those in `ca_pem`.
     ///
     /// # Errors
     /// When the URL cannot be used.
     pub fn open(
         url: &str,
+        ca_pem: Option<&str>,
         prefix: &str,
         random: fn() -> u128,
     ) -> std::result::Result<Self, UrlError> {
@@ -78,7 +91,7 @@ impl Redis {
             .set_connection_timeout(Some(CONNECT_PATIENCE))
             .set_number_of_retries(0)
             .set_pipeline_buffer_size(CALLS_MAX);
-        let connection = ConnectionManager::new_lazy_with_config(client(url)?, config);
+        let connection = ConnectionManager::new_lazy_with_config(client(url, ca_pem)?, config);
         Ok(Self {
             connection: connection.map_err(|_| UrlError)?,
             prefix: prefix.to_owned(),
@@ -302,7 +315,7 @@ mod tests {
         let url = tokio::task::spawn_blocking(|| Server::shared().url());
         let url = url.await.expect("a server");
         let prefix = format!("test-{}", rand::random::<u64>());
-        let redis = Redis::open(&url, &prefix, rand::random).expect("a URL");
+        let redis = Redis::open(&url, None, &prefix, rand::random).expect("a URL");
         ((), Arc::new(redis))
     }
 
@@ -325,13 +338,13 @@ mod tests {
 
     #[tokio::test]
     async fn a_server_that_is_not_there_is_unavailable_and_one_that_says_no_is_not() {
-        let gone = Redis::open("redis://127.0.0.1:1", "test", rand::random).expect("a URL");
+        let gone = Redis::open("redis://127.0.0.1:1", None, "test", rand::random).expect("a URL");
         let error = gone.ping().await.expect_err("nobody listens");
         assert!(matches!(error, CoordError::Unavailable(_)), "{error:?}");
 
         let url = tokio::task::spawn_blocking(|| Server::shared().url());
         let url = url.await.expect("a server");
-        let redis = Redis::open(&url, "test-refusing", rand::random).expect("a URL");
+        let redis = Redis::open(&url, None, "test-refusing", rand::random).expect("a URL");
         let mut list = cmd("RPUSH");
         let key = redis.key("value", "list");
         redis
@@ -341,7 +354,7 @@ mod tests {
         let error = redis.get("list").await.expect_err("a list is no value");
         assert!(matches!(error, CoordError::Refused(_)), "{error:?}");
         let wrong = url.replace("pass-of-the-cache", "another");
-        let wrong = Redis::open(&wrong, "test", rand::random).expect("a URL");
+        let wrong = Redis::open(&wrong, None, "test", rand::random).expect("a URL");
         let error = wrong.ping().await.expect_err("a wrong password");
         assert!(
             !format!("{error:?} {error}").contains("another"),

@@ -3,9 +3,12 @@
 //!
 //! Between one and its clients a [`proxy`] can break what goes through.
 //!
+//! Each can speak TLS, with a certificate of an authority of its own.
+//!
 //! A missing server fails the test with what to install; it is never skipped. The servers end with
 //! the test's process.
 
+mod authority;
 mod postgres;
 mod process;
 pub mod proxy;

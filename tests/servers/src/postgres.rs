@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
+use crate::authority::Certificates;
 use crate::process::{Account, Server, free_port, until};
 
 /// What to do where it is missing.
@@ -45,6 +46,7 @@ pub struct Postgres {
     programs: PathBuf,
     account: Account,
     port: u16,
+    speaks_tls: bool,
     server: Server,
 }
 
@@ -55,6 +57,16 @@ impl Postgres {
     /// With what to install, or what went wrong.
     #[must_use]
     pub fn start() -> Self {
+        Self::start_as(false)
+    }
+
+    /// Starts one that speaks TLS. (Clients take TLS where it is offered, and a proxy reads nothing then.)
+    #[must_use]
+    pub fn start_with_tls() -> Self {
+        Self::start_as(true)
+    }
+
+    fn start_as(speaks_tls: bool) -> Self {
         let programs = programs().expect(REMEDY);
         let account = Account::of(&["postgres", "nobody"]);
         let home = tempfile::tempdir().expect("a directory");
@@ -74,13 +86,15 @@ impl Postgres {
             .stdout(Stdio::null())
             .status();
         assert!(made.is_ok_and(|made| made.success()), "initdb failed");
+        Certificates::make(home.path(), &account);
         let port = free_port();
-        let server = run(&account, &programs, home.path(), port);
+        let server = run(&account, &programs, home.path(), port, speaks_tls);
         let postgres = Self {
             home,
             programs,
             account,
             port,
+            speaks_tls,
             server,
         };
         postgres.wait();
@@ -110,6 +124,22 @@ impl Postgres {
             "postgres://hookport:pass-of-the-database@127.0.0.1:{}/{name}",
             self.port
         )
+    }
+
+    /// The same for TLS, with the server's certificate checked against its authority.
+    #[must_use]
+    pub fn tls_database(&self) -> String {
+        format!(
+            "{}?sslmode=verify-full&sslrootcert={}",
+            self.database(),
+            self.authority().display()
+        )
+    }
+
+    /// The authority of its certificate, PEM.
+    #[must_use]
+    pub fn authority(&self) -> PathBuf {
+        Certificates::of(self.home.path()).authority()
     }
 
     fn wait(&self) {
@@ -152,7 +182,13 @@ impl Postgres {
 
     /// Starts it again after [`Postgres::crash`] or [`Postgres::stop`].
     pub fn restart(&mut self) {
-        self.server = run(&self.account, &self.programs, self.home.path(), self.port);
+        self.server = run(
+            &self.account,
+            &self.programs,
+            self.home.path(),
+            self.port,
+            self.speaks_tls,
+        );
         self.wait();
     }
 }
@@ -164,7 +200,9 @@ impl Drop for Postgres {
     }
 }
 
-fn run(account: &Account, programs: &Path, home: &Path, port: u16) -> Server {
+fn run(account: &Account, programs: &Path, home: &Path, port: u16, speaks_tls: bool) -> Server {
+    let tls = Certificates::of(home);
+    let setting = |name: &str, path: &Path| format!("{name}={}", path.display());
     let mut command = account.command(programs.join("postgres"));
     command
         .arg("-D")
@@ -173,6 +211,9 @@ fn run(account: &Account, programs: &Path, home: &Path, port: u16) -> Server {
         .args(["-c", &format!("port={port}")])
         .args(["-c", "unix_socket_directories="])
         .args(["-c", "max_connections=300"])
+        .args(["-c", if speaks_tls { "ssl=on" } else { "ssl=off" }])
+        .args(["-c", &setting("ssl_cert_file", &tls.certificate())])
+        .args(["-c", &setting("ssl_key_file", &tls.key())])
         .stdout(Stdio::null())
         .stderr(Stdio::null());
     Server::start(command)

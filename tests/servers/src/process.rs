@@ -46,10 +46,10 @@ impl Account {
         })))
     }
 
-    /// Makes a directory theirs.
-    pub(crate) fn own(&self, directory: &Path) {
+    /// Makes a directory or a file theirs.
+    pub(crate) fn own(&self, path: &Path) {
         if let Some(ids) = self.0 {
-            chown(directory, Some(ids.user), Some(ids.group)).expect("the directory changes hands");
+            chown(path, Some(ids.user), Some(ids.group)).expect("it changes hands");
         }
     }
 

@@ -12,6 +12,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 use tempfile::TempDir;
 
+use crate::authority::Certificates;
 use crate::process::{Account, Server, free_port, until};
 
 /// What to do where it is missing.
@@ -34,6 +35,7 @@ fn program() -> Option<PathBuf> {
 #[derive(Clone, Copy, Debug)]
 struct Ports {
     amqp: u16,
+    amqps: u16,
     distribution: u16,
     epmd: u16,
 }
@@ -62,17 +64,28 @@ impl RabbitMq {
         let home = tempfile::tempdir().expect("a directory");
         let ports = Ports {
             amqp: free_port(),
+            amqps: free_port(),
             distribution: free_port(),
             epmd: free_port(),
         };
+        let tls = Certificates::make(home.path(), &account);
         let settings = format!(
             "listeners.tcp.1 = 127.0.0.1:{}\n\
+             listeners.ssl.1 = 127.0.0.1:{}\n\
+             ssl_options.cacertfile = {}\n\
+             ssl_options.certfile = {}\n\
+             ssl_options.keyfile = {}\n\
+             ssl_options.verify = verify_none\n\
              default_user = hookport\n\
              default_pass = pass-of-the-broker\n\
              disk_free_limit.absolute = 50MB\n\
              log.console = false\n\
              log.file.level = warning\n",
-            ports.amqp
+            ports.amqp,
+            ports.amqps,
+            tls.authority().display(),
+            tls.certificate().display(),
+            tls.key().display(),
         );
         fs::write(home.path().join("rabbitmq.conf"), settings).expect("the settings");
         fs::write(home.path().join("plugins"), "[].").expect("the list of plugins");
@@ -109,6 +122,21 @@ impl RabbitMq {
             "amqp://hookport:pass-of-the-broker@127.0.0.1:{}",
             self.ports.amqp
         )
+    }
+
+    /// Its URL over TLS.
+    #[must_use]
+    pub fn tls_url(&self) -> String {
+        format!(
+            "amqps://hookport:pass-of-the-broker@127.0.0.1:{}",
+            self.ports.amqps
+        )
+    }
+
+    /// The authority of its certificate, PEM.
+    #[must_use]
+    pub fn authority(&self) -> PathBuf {
+        Certificates::of(self.home.path()).authority()
     }
 
     /// A prefix for the names of queues that nobody else has.

@@ -2,7 +2,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -10,6 +10,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 use tempfile::TempDir;
 
+use crate::authority::Certificates;
 use crate::process::{Account, Server, free_port, until};
 
 /// What to do where it is missing.
@@ -23,6 +24,7 @@ pub struct Redis {
     home: TempDir,
     account: Account,
     port: u16,
+    tls_port: u16,
     server: Server,
 }
 
@@ -41,12 +43,14 @@ impl Redis {
         let account = Account::of(&["redis", "nobody"]);
         let home = tempfile::tempdir().expect("a directory");
         account.own(home.path());
-        let port = free_port();
+        Certificates::make(home.path(), &account);
+        let (port, tls_port) = (free_port(), free_port());
         let redis = Self {
-            server: run(&account, home.path(), port),
+            server: run(&account, home.path(), port, tls_port),
             home,
             account,
             port,
+            tls_port,
         };
         redis.wait();
         redis
@@ -63,6 +67,18 @@ impl Redis {
     #[must_use]
     pub fn url(&self) -> String {
         format!("redis://:{PASSWORD}@127.0.0.1:{}/0", self.port)
+    }
+
+    /// Its URL over TLS.
+    #[must_use]
+    pub fn tls_url(&self) -> String {
+        format!("rediss://:{PASSWORD}@127.0.0.1:{}/0", self.tls_port)
+    }
+
+    /// The authority of its certificate, PEM.
+    #[must_use]
+    pub fn authority(&self) -> PathBuf {
+        Certificates::of(self.home.path()).authority()
     }
 
     /// Sends a command as a person would type it; returns the answer as it comes.
@@ -114,7 +130,7 @@ impl Redis {
 
     /// Starts it again after [`Redis::crash`], with what it had written.
     pub fn restart(&mut self) {
-        self.server = run(&self.account, self.home.path(), self.port);
+        self.server = run(&self.account, self.home.path(), self.port, self.tls_port);
         self.wait();
     }
 
@@ -135,10 +151,17 @@ impl Drop for Redis {
     }
 }
 
-fn run(account: &Account, home: &Path, port: u16) -> Server {
+fn run(account: &Account, home: &Path, port: u16, tls_port: u16) -> Server {
+    let tls = Certificates::of(home);
     let mut command = account.command("redis-server");
     command
         .args(["--bind", "127.0.0.1", "--port", &port.to_string()])
+        .args(["--tls-port", &tls_port.to_string()])
+        .arg("--tls-cert-file")
+        .arg(tls.certificate())
+        .arg("--tls-key-file")
+        .arg(tls.key())
+        .args(["--tls-auth-clients", "no"])
         .arg("--dir")
         .arg(home)
         .args(["--requirepass", PASSWORD])

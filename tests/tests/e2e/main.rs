@@ -37,5 +37,6 @@ mod shutdown;
 mod slack;
 mod sources;
 mod traces;
+mod transport;
 mod vault;
 mod wrecked_sources;

@@ -11,11 +11,13 @@ use futures_util::StreamExt as _;
 use lapin::options::{
     BasicConsumeOptions, BasicNackOptions, BasicQosOptions, ConfirmSelectOptions,
 };
+use lapin::tcp::OwnedTLSConfig;
 use lapin::types::{FieldTable, ShortString};
 use lapin::uri::AMQPUri;
-use lapin::{Channel, Connection, ConnectionProperties, Consumer};
+use lapin::{Channel, Connection, ConnectionBuilder, ConnectionProperties, Consumer};
 use tokio::sync::{Notify, watch};
 
+use super::RabbitConfig;
 use super::figures::Figures;
 use super::inbox::{Inbox, Told};
 use super::message;
@@ -118,6 +120,7 @@ impl Session {
 /// The connection of this process.
 pub(super) struct Link {
     uri: AMQPUri,
+    ca_pem: Option<String>,
     pub(super) topology: Topology,
     current: Mutex<Option<Arc<Session>>>,
     depths: Mutex<Depths>,
@@ -126,15 +129,18 @@ pub(super) struct Link {
 }
 
 impl Link {
-    pub(super) fn new(uri: AMQPUri, topology: Topology, figures: Figures) -> Self {
-        Self {
-            uri,
-            topology,
+    /// # Errors
+    /// `Url`.
+    pub(super) fn new(config: &RabbitConfig, figures: Figures) -> Result<Self, LinkError> {
+        Ok(Self {
+            uri: parse_url(&config.url)?,
+            ca_pem: config.ca_pem.clone(),
+            topology: Topology::new(&config.prefix),
             current: Mutex::default(),
             depths: Mutex::default(),
             is_up: AtomicBool::new(false),
             figures,
-        }
+        })
     }
 
     /// The session of the moment, while the broker is there.
@@ -162,7 +168,15 @@ impl Link {
         let opening = async {
             let name = "hookport".into();
             let properties = ConnectionProperties::default().with_connection_name(name);
-            let connection = Connection::connect_uri(self.uri.clone(), properties).await?;
+            let tls = OwnedTLSConfig {
+                identity: None,
+                cert_chain: self.ca_pem.clone(),
+            };
+            let builder = ConnectionBuilder::new()?
+                .with_uri(self.uri.clone())
+                .with_properties(properties)
+                .with_tls_config(tls);
+            let connection = builder.connect().await?;
             let publish = connection.create_channel().await?;
             self.topology.declare(&publish).await?;
             publish

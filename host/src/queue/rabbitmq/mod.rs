@@ -40,7 +40,6 @@ use inbox::{Inbox, Told};
 pub use link::LinkError;
 use link::{Consuming, Link};
 use publisher::{Publisher, Publishing, Route};
-use topology::Topology;
 
 /// A message that has not come out for so long after it was to is published anew.
 pub const MISSING_AFTER: Duration = Duration::from_secs(15);
@@ -62,6 +61,8 @@ const ACKS_MAX: usize = 256;
 pub struct RabbitConfig {
     /// `amqp://user:password@host:port/vhost`, or `amqps`.
     pub url: String,
+    /// Authorities of the broker's certificate beside those that are publicly trusted, PEM.
+    pub ca_pem: Option<String>,
     /// Before the names of queues and exchanges.
     pub prefix: String,
     /// Messages of a queue that this process has and has not settled.
@@ -142,8 +143,7 @@ impl<S: Store + ?Sized> RabbitQueue<S> {
         outbox: Arc<dyn OutboxStore>,
         figures: Figures,
     ) -> Result<Self, LinkError> {
-        let uri = link::parse_url(&config.url)?;
-        let link = Arc::new(Link::new(uri, Topology::new(&config.prefix), figures));
+        let link = Arc::new(Link::new(config, figures)?);
         let inbox = Arc::new(Inbox::new((config.prefetch / HELD_PART).into()));
         let direct = Arc::new(direct);
         let clock = direct.leases.clock.clone();
@@ -383,8 +383,7 @@ impl<S: Store + ?Sized> Queue for RabbitQueue<S> {
 /// # Errors
 /// Each kind of [`LinkError`].
 pub async fn check(config: &RabbitConfig) -> Result<u64, LinkError> {
-    let uri = link::parse_url(&config.url)?;
-    let link = Link::new(uri, Topology::new(&config.prefix), Figures::default());
+    let link = Link::new(config, Figures::default())?;
     let session = link.open().await?;
     let depths = link.topology.declare_queues(&session.publish).await?;
     Ok(depths.process + depths.replay)

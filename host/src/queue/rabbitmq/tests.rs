@@ -43,6 +43,7 @@ impl Shared {
     /// The queue of a process.
     fn process(&self, change: impl FnOnce(&mut RabbitConfig)) -> Arc<RabbitQueue<dyn Store>> {
         let mut config = RabbitConfig {
+            ca_pem: None,
             url: self.url.clone(),
             prefix: self.prefix.clone(),
             prefetch: 100,

@@ -122,10 +122,10 @@ pub enum OpenError {
     Url(String),
     /// PostgreSQL cannot be reached, or refuses.
     #[error("cannot open the database: {0}")]
-    Database(#[from] sqlx::Error),
+    Database(sqlx::Error),
     /// A migration failed, or the database is newer than this binary.
     #[error("cannot bring the database up to date: {0}")]
-    Migrate(#[from] sqlx::migrate::MigrateError),
+    Migrate(sqlx::migrate::MigrateError),
     /// It is older than this binary, and migrating at the start was switched off.
     #[error(
         "the database is not up to date: run `hookport migrate`, or start with migrate_at_start = true"
@@ -136,6 +136,19 @@ pub enum OpenError {
         "the database is of a later version, which this binary cannot use any more: start that version, or restore a backup"
     )]
     Newer,
+}
+
+// Both say what they come from themselves: as a source it would be repeated.
+impl From<sqlx::Error> for OpenError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Database(error)
+    }
+}
+
+impl From<sqlx::migrate::MigrateError> for OpenError {
+    fn from(error: sqlx::migrate::MigrateError) -> Self {
+        Self::Migrate(error)
+    }
 }
 
 /// The store.

@@ -121,15 +121,28 @@ pub enum OpenError {
     },
     /// SQLite refuses.
     #[error("cannot open the database: {0}")]
-    Database(#[from] sqlx::Error),
+    Database(sqlx::Error),
     /// A migration failed, or the database is newer than this binary.
     #[error("cannot bring the database up to date: {0}")]
-    Migrate(#[from] sqlx::migrate::MigrateError),
+    Migrate(sqlx::migrate::MigrateError),
     /// A later version has taken away what this binary uses.
     #[error(
         "the database is of a later version, which this binary cannot use any more: start that version, or restore a backup"
     )]
     Newer,
+}
+
+// Both say what they come from themselves: as a source it would be repeated.
+impl From<sqlx::Error> for OpenError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Database(error)
+    }
+}
+
+impl From<sqlx::migrate::MigrateError> for OpenError {
+    fn from(error: sqlx::migrate::MigrateError) -> Self {
+        Self::Migrate(error)
+    }
 }
 
 /// The store.
