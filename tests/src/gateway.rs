@@ -12,6 +12,7 @@ use tempfile::TempDir;
 
 use crate::PATIENCE;
 use crate::api::Api;
+use crate::compiled;
 
 /// Grants that let the bundled providers reach the receivers of a test.
 pub const LOOPBACK_GRANTS: &str = r#"
@@ -95,7 +96,7 @@ fn built(variable: &str, folder: &str, name: &str) -> PathBuf {
     path
 }
 
-fn target_dir() -> PathBuf {
+pub(crate) fn target_dir() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"),
         PathBuf::from,
@@ -186,6 +187,8 @@ impl Gateway {
         let mut command = self.command(&["serve", "--listen", "127.0.0.1:0"]);
         if let Some(mib) = self.setup.disk_mib {
             command = self.on_own_disk(&command, mib);
+        } else {
+            compiled::lend(&self.providers_dir(), &self.data_dir());
         }
         let mut child = command
             .arg("--providers")
@@ -210,6 +213,7 @@ impl Gateway {
         for name in self.setup.providers.clone() {
             self.api().provider_state(name, "serving").await;
         }
+        compiled::keep(&self.data_dir());
     }
 
     /// Copies what the process writes into the log, line by line, and tells the address once.

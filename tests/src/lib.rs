@@ -7,6 +7,7 @@
 
 pub mod api;
 pub mod collector;
+mod compiled;
 pub mod gateway;
 pub mod jira;
 pub mod raw_receiver;
