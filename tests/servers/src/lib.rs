@@ -9,6 +9,7 @@
 //! the test's process.
 
 mod authority;
+mod disk;
 mod postgres;
 mod process;
 pub mod proxy;

@@ -1,7 +1,7 @@
 //! PostgreSQL.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -10,6 +10,7 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::authority::Certificates;
+use crate::disk::Disk;
 use crate::process::{Account, Server, free_port, until};
 
 /// What to do where it is missing.
@@ -42,12 +43,108 @@ fn programs() -> Option<PathBuf> {
 /// A private server.
 #[derive(Debug)]
 pub struct Postgres {
+    cluster: Cluster,
+    server: Server,
+}
+
+/// What a server is started on.
+#[derive(Debug)]
+struct Cluster {
     home: TempDir,
     programs: PathBuf,
     account: Account,
     port: u16,
     speaks_tls: bool,
-    server: Server,
+    disk: Option<Disk>,
+}
+
+impl Cluster {
+    fn new() -> Self {
+        let home = tempfile::tempdir().expect("a directory");
+        let account = Account::of(&["postgres", "nobody"]);
+        account.own(home.path());
+        Certificates::make(home.path(), &account);
+        Self {
+            home,
+            programs: programs().expect(REMEDY),
+            account,
+            port: free_port(),
+            speaks_tls: false,
+            disk: None,
+        }
+    }
+
+    fn with_disk(mut self, mib: u32) -> Self {
+        let path = self.home.path().join("disk");
+        fs::create_dir(&path).expect("a directory");
+        self.disk = Some(Disk::mount(&path, mib, &self.account));
+        self
+    }
+
+    /// One of the server's programs on the data, where that is.
+    fn command(&self, program: &str, arguments: &[&str]) -> Command {
+        let data = if self.disk.is_some() {
+            "disk/data"
+        } else {
+            "data"
+        };
+        let mut command = self.account.command(self.programs.join(program));
+        command
+            .arg("-D")
+            .arg(self.home.path().join(data))
+            .args(arguments);
+        if let Some(disk) = &self.disk {
+            command = disk.enter(&command);
+        }
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        command
+    }
+
+    /// # Panics
+    /// With what went wrong.
+    fn initialise(self) -> Postgres {
+        let made = self
+            .command(
+                "initdb",
+                &[
+                    "--username=hookport",
+                    "--auth=trust",
+                    "--encoding=UTF8",
+                    "--locale=C",
+                    "--no-sync",
+                ],
+            )
+            .status();
+        assert!(made.is_ok_and(|made| made.success()), "initdb failed");
+        let postgres = Postgres {
+            server: self.start(),
+            cluster: self,
+        };
+        postgres.wait();
+        postgres
+    }
+
+    fn start(&self) -> Server {
+        let tls = Certificates::of(self.home.path());
+        let mut settings = vec![
+            "listen_addresses=127.0.0.1".to_owned(),
+            format!("port={}", self.port),
+            "unix_socket_directories=".to_owned(),
+            "max_connections=300".to_owned(),
+            format!("ssl={}", self.speaks_tls),
+            format!("ssl_cert_file={}", tls.certificate().display()),
+            format!("ssl_key_file={}", tls.key().display()),
+        ];
+        if self.disk.is_some() {
+            // Else the log may take it all.
+            settings.push("max_wal_size=64MB".to_owned());
+        }
+        let arguments: Vec<_> = settings
+            .iter()
+            .flat_map(|setting| ["-c", setting])
+            .collect();
+        Server::start(self.command("postgres", &arguments))
+    }
 }
 
 impl Postgres {
@@ -57,48 +154,23 @@ impl Postgres {
     /// With what to install, or what went wrong.
     #[must_use]
     pub fn start() -> Self {
-        Self::start_as(false)
+        Cluster::new().initialise()
     }
 
     /// Starts one that speaks TLS. (Clients take TLS where it is offered, and a proxy reads nothing then.)
     #[must_use]
     pub fn start_with_tls() -> Self {
-        Self::start_as(true)
+        let cluster = Cluster {
+            speaks_tls: true,
+            ..Cluster::new()
+        };
+        cluster.initialise()
     }
 
-    fn start_as(speaks_tls: bool) -> Self {
-        let programs = programs().expect(REMEDY);
-        let account = Account::of(&["postgres", "nobody"]);
-        let home = tempfile::tempdir().expect("a directory");
-        account.own(home.path());
-        let made = account
-            .command(programs.join("initdb"))
-            .args([
-                "--username",
-                "hookport",
-                "--auth",
-                "trust",
-                "--encoding",
-                "UTF8",
-            ])
-            .args(["--locale", "C", "--no-sync", "--pgdata"])
-            .arg(home.path().join("data"))
-            .stdout(Stdio::null())
-            .status();
-        assert!(made.is_ok_and(|made| made.success()), "initdb failed");
-        Certificates::make(home.path(), &account);
-        let port = free_port();
-        let server = run(&account, &programs, home.path(), port, speaks_tls);
-        let postgres = Self {
-            home,
-            programs,
-            account,
-            port,
-            speaks_tls,
-            server,
-        };
-        postgres.wait();
-        postgres
+    /// Starts one whose data has a file system of so many MiB.
+    #[must_use]
+    pub fn start_on_disk(mib: u32) -> Self {
+        Cluster::new().with_disk(mib).initialise()
     }
 
     /// The one server of this process that tests share, each with databases of its own.
@@ -115,14 +187,14 @@ impl Postgres {
     pub fn database(&self) -> String {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let name = format!("test{}", NUMBER.fetch_add(1, Ordering::Relaxed));
-        let made = Command::new(self.programs.join("createdb"))
+        let made = Command::new(self.cluster.programs.join("createdb"))
             .args(["--host", "127.0.0.1", "--username", "hookport"])
-            .args(["--port", &self.port.to_string(), &name])
+            .args(["--port", &self.cluster.port.to_string(), &name])
             .status();
         assert!(made.is_ok_and(|made| made.success()), "createdb failed");
         format!(
             "postgres://hookport:pass-of-the-database@127.0.0.1:{}/{name}",
-            self.port
+            self.cluster.port
         )
     }
 
@@ -139,14 +211,14 @@ impl Postgres {
     /// The authority of its certificate, PEM.
     #[must_use]
     pub fn authority(&self) -> PathBuf {
-        Certificates::of(self.home.path()).authority()
+        Certificates::of(self.cluster.home.path()).authority()
     }
 
     fn wait(&self) {
         until("PostgreSQL", || {
-            Command::new(self.programs.join("pg_isready"))
+            Command::new(self.cluster.programs.join("pg_isready"))
                 .args(["--quiet", "--host", "127.0.0.1"])
-                .args(["--port", &self.port.to_string()])
+                .args(["--port", &self.cluster.port.to_string()])
                 .status()
                 .is_ok_and(|answered| answered.success())
         });
@@ -177,18 +249,42 @@ impl Postgres {
     /// Where it listens.
     #[must_use]
     pub fn port(&self) -> u16 {
-        self.port
+        self.cluster.port
     }
 
-    /// Starts it again after [`Postgres::crash`] or [`Postgres::stop`].
+    /// Leaves no room on its own disk.
+    ///
+    /// # Panics
+    /// When it has none.
+    pub fn fill_disk(&self) {
+        self.cluster
+            .disk
+            .as_ref()
+            .expect("a disk of its own")
+            .fill();
+    }
+
+    /// Takes away what [`Postgres::fill_disk`] wrote.
+    ///
+    /// # Panics
+    /// When it has no disk of its own.
+    pub fn empty_disk(&self) {
+        self.cluster
+            .disk
+            .as_ref()
+            .expect("a disk of its own")
+            .empty();
+    }
+
+    /// Whether it ended by itself, as it does when it cannot write its log.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.server.has_ended()
+    }
+
+    /// Starts it again after it ended.
     pub fn restart(&mut self) {
-        self.server = run(
-            &self.account,
-            &self.programs,
-            self.home.path(),
-            self.port,
-            self.speaks_tls,
-        );
+        self.server = self.cluster.start();
         self.wait();
     }
 }
@@ -198,23 +294,4 @@ impl Drop for Postgres {
         self.thaw();
         self.server.signal(Signal::QUIT);
     }
-}
-
-fn run(account: &Account, programs: &Path, home: &Path, port: u16, speaks_tls: bool) -> Server {
-    let tls = Certificates::of(home);
-    let setting = |name: &str, path: &Path| format!("{name}={}", path.display());
-    let mut command = account.command(programs.join("postgres"));
-    command
-        .arg("-D")
-        .arg(home.join("data"))
-        .args(["-c", "listen_addresses=127.0.0.1"])
-        .args(["-c", &format!("port={port}")])
-        .args(["-c", "unix_socket_directories="])
-        .args(["-c", "max_connections=300"])
-        .args(["-c", if speaks_tls { "ssl=on" } else { "ssl=off" }])
-        .args(["-c", &setting("ssl_cert_file", &tls.certificate())])
-        .args(["-c", &setting("ssl_key_file", &tls.key())])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
-    Server::start(command)
 }

@@ -53,6 +53,13 @@ impl Account {
         }
     }
 
+    /// For a file system that is to be theirs.
+    pub(crate) fn mount_options(&self) -> String {
+        self.0.map_or_else(String::new, |ids| {
+            format!(",uid={},gid={}", ids.user, ids.group)
+        })
+    }
+
     /// A command that runs as them, and is ended when this process is.
     pub(crate) fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new("setpriv");
@@ -101,6 +108,17 @@ impl Server {
             pid: pid.expect("the server starts"),
             ended: Mutex::new(ended),
         }
+    }
+
+    pub(crate) fn pid(&self) -> i32 {
+        self.pid.as_raw_nonzero().get()
+    }
+
+    /// Whether it has ended by itself, or was.
+    pub(crate) fn has_ended(&self) -> bool {
+        let ended = self.ended.lock().expect("one asks");
+        // Its thread sends once, and is gone then.
+        !matches!(ended.try_recv(), Err(mpsc::TryRecvError::Empty))
     }
 
     pub(crate) fn signal(&self, signal: Signal) {

@@ -2,8 +2,10 @@
 //! database stand still and go on, connections break in the middle of a frame, answers are lost,
 //! the disk is full.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use hookport_test_servers::Postgres;
 use hookport_test_servers::proxy::{Fault, Proxy};
 use hookport_tests::PATIENCE;
 use hookport_tests::api::Api;
@@ -13,6 +15,7 @@ use rand::RngExt as _;
 use rand::rngs::StdRng;
 use reqwest::Method;
 use serde_json::json;
+use sqlx::{Connection as _, Executor as _, PgConnection};
 
 use crate::chaos::{Load, from_environment, seed_and_faults};
 use crate::shared_store::{database, kill_and_restart, pair, setup, with_role, worker_beside};
@@ -267,7 +270,7 @@ async fn a_full_disk_refuses_new_events_and_loses_none() {
             .all(|delivery| delivery["state"] == "success")
     );
     let requests = receiver.requests();
-    let received: std::collections::BTreeSet<_> = requests
+    let received: BTreeSet<_> = requests
         .iter()
         .map(|sent| sent.header("webhook-id"))
         .collect();
@@ -277,4 +280,116 @@ async fn a_full_disk_refuses_new_events_and_loses_none() {
         requests.len(),
         requests.len() - received.len()
     );
+}
+
+/// PostgreSQL's disk is full: it refuses, and ends when it cannot even write its log. Once there is
+/// room and it runs, everything goes on; nothing that was answered 202 is lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_under_postgresql_loses_nothing() {
+    let rounds = from_environment("HOOKPORT_CHAOS_KILLS", 2);
+    let started = tokio::task::spawn_blocking(|| Postgres::start_on_disk(256));
+    let mut postgres = started.await.expect("a server");
+    let url = postgres.database();
+    let (first, second) = pair(&url).await;
+    let api = first.api();
+    let receiver = Receiver::ok().await;
+    api.register("chaos.event").await;
+    api.subscribe_webhook("chaos.event", &receiver.url()).await;
+    let (mut accepted, mut refused, mut number, mut ends) = (BTreeSet::new(), [0, 0], 0, 0);
+    for round in 0..rounds {
+        postgres.fill_disk();
+        if round % 2 == 0 {
+            use_up_log(&url).await;
+        }
+        let mut in_a_row = 0;
+        while in_a_row < 10 {
+            number += 1;
+            assert!(number < 100_000, "the disk does not get full");
+            let api = [&first, &second][usize::from(number % 2 == 0)].api();
+            in_a_row += 1;
+            match emit(&api, number).await {
+                (202, text) => {
+                    accepted.insert(id_of(&text));
+                    in_a_row = 0;
+                }
+                (507, text) => {
+                    assert!(text.contains("storage_full"), "{text}");
+                    refused[0] += 1;
+                }
+                // It is down, or on its way.
+                (503, _) => refused[1] += 1,
+                other => panic!("{other:?}"),
+            }
+        }
+        postgres.empty_disk();
+        let returning = tokio::task::spawn_blocking(move || {
+            let has_ended = postgres.has_ended();
+            if has_ended {
+                postgres.restart();
+            }
+            (postgres, has_ended)
+        });
+        let has_ended;
+        (postgres, has_ended) = returning.await.expect("it runs");
+        ends += u32::from(has_ended);
+        let room_since = Instant::now();
+        let mut taken = 0;
+        while taken < 20 {
+            number += 1;
+            let (status, text) = emit(&api, number).await;
+            if status == 202 {
+                accepted.insert(id_of(&text));
+                taken += 1;
+            } else {
+                assert!(
+                    room_since.elapsed() < PATIENCE,
+                    "it goes on by itself: {text}"
+                );
+            }
+        }
+    }
+    let deliveries = crate::chaos::all_ended(&api).await;
+    let succeeded: BTreeSet<_> = deliveries
+        .iter()
+        .filter(|delivery| delivery["state"] == "success")
+        .map(|delivery| delivery["eventId"].as_str().expect("an id").to_owned())
+        .collect();
+    assert_eq!(
+        succeeded.len(),
+        deliveries.len(),
+        "all succeed, each of its event"
+    );
+    // An answer may have been lost on its way out: more may be there than were answered.
+    assert!(accepted.is_subset(&succeeded), "an accepted event is lost");
+    let requests = receiver.requests();
+    let received: BTreeSet<_> = requests
+        .iter()
+        .map(|sent| sent.header("webhook-id"))
+        .collect();
+    assert_eq!(received.len(), deliveries.len());
+    println!(
+        "full disk under PostgreSQL: {rounds} faults, {ends} ends of the server, {} events accepted, {} refused with 507 and {} with 503, {} requests, {} of them duplicates, 0 lost",
+        accepted.len(),
+        refused[0],
+        refused[1],
+        requests.len(),
+        requests.len() - received.len()
+    );
+}
+
+/// Begins new segments of PostgreSQL's log until there is no room for one, which ends it.
+async fn use_up_log(url: &str) {
+    let mut connection = PgConnection::connect(url).await.expect("connects");
+    let next = "SELECT pg_create_restore_point('full'); SELECT pg_switch_wal()";
+    for _ in 0..100 {
+        if connection.execute(next).await.is_err() {
+            return;
+        }
+    }
+    panic!("there is always room for a segment");
+}
+
+fn id_of(text: &str) -> String {
+    let answer: serde_json::Value = serde_json::from_str(text).expect("JSON");
+    answer["id"].as_str().expect("an id").to_owned()
 }
