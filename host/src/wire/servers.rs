@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 
@@ -136,10 +137,15 @@ fn ca_pem(field: &'static str, path: Option<&Path>) -> anyhow::Result<Option<Str
     let Some(path) = path else {
         return Ok(None);
     };
-    let pem = fs::read_to_string(path).with_context(|| format!("{field} {}", path.display()))?;
-    let mut certificates = CertificateDer::pem_slice_iter(pem.as_bytes());
-    if certificates.next().is_none_or(|first| first.is_err()) {
-        bail!("{field} {}: no PEM certificate in it", path.display());
+    let place = || format!("{field} {}", path.display());
+    let pem = fs::read_to_string(path).with_context(place)?;
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
+        let certificate = certificate.with_context(place)?;
+        roots.add(certificate).with_context(place)?;
+    }
+    if roots.is_empty() {
+        bail!("{}: no PEM certificate in it", place());
     }
     Ok(Some(pem))
 }
@@ -161,5 +167,35 @@ async fn disown_broker(outbox: Arc<dyn OutboxStore>, clock: Arc<dyn Clock>) {
             }
         }
         tokio::time::sleep(DISOWN_EVERY).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_without_usable_certificates_is_refused_by_its_field() {
+        let home = tempfile::tempdir().expect("a directory");
+        let path = home.path().join("ca.pem");
+        let refused = |text: Option<&str>| {
+            if let Some(text) = text {
+                fs::write(&path, text).expect("written");
+            }
+            let error = ca_pem("queue.ca_file", Some(&path)).expect_err("refused");
+            let error = format!("{error:#}");
+            let named = format!("queue.ca_file {}", path.display());
+            assert!(error.starts_with(&named), "{error}");
+        };
+        refused(None);
+        refused(Some(""));
+        refused(Some("certificate"));
+        refused(Some(
+            "-----BEGIN CERTIFICATE-----\n*\n-----END CERTIFICATE-----\n",
+        ));
+        refused(Some(
+            "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+        ));
+        assert_eq!(ca_pem("queue.ca_file", None).expect("none"), None);
     }
 }
