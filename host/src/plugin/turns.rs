@@ -1,6 +1,6 @@
 //! Turns to compute: calls that have computed for long go one at a time, with pauses between.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -11,48 +11,30 @@ use tokio::time::Instant;
 /// at a time, so that spinning guests cannot fill every thread of the runtime. Where its component
 /// has such calls already, it joins them at its first tick.
 const COOL_TICKS: u32 = 5;
-/// A pause between two turns: so many times as long as turns of late had to wait for a thread.
-/// Alone they hardly pause.
-const PAUSE_TIMES: u64 = 100;
+/// A pause between two turns: so many times as long as the turn had to wait for a thread. Alone
+/// they hardly pause.
+const PAUSE_TIMES: u32 = 100;
 /// The longest: of two busy cores such calls get a fortieth.
-const PAUSE_US_MAX: u64 = 38_000;
-/// What a longer wait counts for fades by this part with each turn. Even busy threads are free at
-/// times, and one short wait says nothing.
-const FADES_BY: u64 = 8;
+const PAUSE_MAX: Duration = Duration::from_millis(38);
 
 /// The turns of a sandbox.
-pub(super) struct Turns {
-    permit: Arc<Semaphore>,
-    /// How long turns of late had to wait for a thread, in microseconds.
-    waited_us: AtomicU64,
-}
+pub(super) struct Turns(Arc<Semaphore>);
 
 impl Default for Turns {
     fn default() -> Self {
-        Self {
-            permit: Arc::new(Semaphore::new(1)),
-            waited_us: AtomicU64::new(0),
-        }
+        Self(Arc::new(Semaphore::new(1)))
     }
 }
 
 impl Turns {
     /// Waits for the next turn; it lasts until the permit is dropped.
     async fn next(&self) -> Option<OwnedSemaphorePermit> {
-        let permit = self.permit.clone().acquire_owned().await.ok();
+        let permit = self.0.clone().acquire_owned().await.ok();
         let ready_at = Instant::now();
         tokio::task::yield_now().await;
-        tokio::time::sleep(self.pause(ready_at.elapsed())).await;
+        let pause = (ready_at.elapsed() * PAUSE_TIMES).min(PAUSE_MAX);
+        tokio::time::sleep(pause).await;
         permit
-    }
-
-    /// How long to pause after a turn that waited so long for a thread. Only for who has the permit.
-    fn pause(&self, waited: Duration) -> Duration {
-        let waited_us = u64::try_from(waited.as_micros()).unwrap_or(u64::MAX);
-        let before = self.waited_us.load(Ordering::Relaxed);
-        let counts_us = waited_us.max(before - before.div_ceil(FADES_BY));
-        self.waited_us.store(counts_us, Ordering::Relaxed);
-        Duration::from_micros(counts_us.saturating_mul(PAUSE_TIMES).min(PAUSE_US_MAX))
     }
 }
 
@@ -113,22 +95,6 @@ impl CallTurns {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_long_wait_makes_long_pauses_until_it_is_forgotten() {
-        let turns = Turns::default();
-        let short = Duration::from_micros(2);
-        assert_eq!(turns.pause(short), short * 100);
-        let longest = Duration::from_micros(PAUSE_US_MAX);
-        assert_eq!(turns.pause(Duration::from_millis(1)), longest);
-        let pauses: Vec<_> = (0..60).map(|_| turns.pause(short)).collect();
-        assert!(
-            pauses[..5].iter().all(|pause| *pause == longest),
-            "{pauses:?}"
-        );
-        assert!(pauses.is_sorted_by(|one, next| one >= next), "{pauses:?}");
-        assert_eq!(pauses[59], short * 100);
-    }
 
     #[tokio::test]
     async fn calls_beside_one_that_computes_for_long_need_turns_at_once() {
