@@ -707,24 +707,14 @@ async fn a_refused_connection_names_the_authority() {
 
 /// A TLS server on loopback that speaks HTTP/2 and HTTP/1.1, and the PEM of its authority.
 async fn tls_server(protocols: &[&[u8]]) -> (u16, Vec<u8>) {
-    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-    let authority_key = KeyPair::generate().expect("a key");
-    let mut authority = CertificateParams::new(Vec::new()).expect("parameters");
-    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let root = authority.self_signed(&authority_key).expect("signed");
-    let issuer = Issuer::new(authority, authority_key);
-    let key = KeyPair::generate().expect("a key");
-    let leaf = CertificateParams::new(vec!["localhost".to_owned()])
-        .expect("parameters")
-        .signed_by(&key, &issuer)
-        .expect("signed");
-    let private = rustls::pki_types::PrivatePkcs8KeyDer::from(key.serialize_der());
+    let issued = hookport_test_servers::Issued::to("localhost");
+    let private = rustls::pki_types::PrivatePkcs8KeyDer::from(issued.key.serialize_der());
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .expect("versions")
         .with_no_client_auth()
-        .with_single_cert(vec![leaf.der().clone()], private.into())
+        .with_single_cert(vec![issued.certificate.der().clone()], private.into())
         .expect("a certificate");
     config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
     let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
@@ -755,7 +745,7 @@ async fn tls_server(protocols: &[&[u8]]) -> (u16, Vec<u8>) {
             });
         }
     });
-    (port, root.pem().into_bytes())
+    (port, issued.authority.pem().into_bytes())
 }
 
 fn egress_trusting(root: Vec<u8>) -> Egress {

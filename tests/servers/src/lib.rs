@@ -16,6 +16,7 @@ pub mod proxy;
 mod rabbitmq;
 mod redis;
 
+pub use authority::Issued;
 pub use postgres::Postgres;
 pub use rabbitmq::RabbitMq;
 pub use redis::Redis;

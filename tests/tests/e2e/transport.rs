@@ -1,6 +1,7 @@
 //! TLS to PostgreSQL, RabbitMQ and Redis, whose certificates are of authorities of their own.
 
 use hookport_test_servers::{Postgres, RabbitMq, Redis};
+use hookport_tests::api::Api;
 use hookport_tests::gateway::{Gateway, Setup};
 use hookport_tests::receiver::Receiver;
 use serde_json::json;
@@ -46,20 +47,24 @@ fn doctor(gateway: &Gateway) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
+async fn deliver_one(api: &Api) {
+    let receiver = Receiver::ok().await;
+    api.register("incident.created").await;
+    api.subscribe_webhook("incident.created", &receiver.url())
+        .await;
+    let event = json!({"type": "incident.created", "payload": {"n": 1}});
+    let id = api.emit_one(&event).await;
+    api.delivery_in(&id, "success").await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn all_servers_are_spoken_to_over_tls() {
     let servers = Servers::start().await;
     let gateway = Gateway::start_with(servers.setup(true)).await;
     let api = gateway.api();
-    let receiver = Receiver::ok().await;
-    api.register("incident.created").await;
-    api.subscribe_webhook("incident.created", &receiver.url())
-        .await;
     let up = |queues: &serde_json::Value| queues["broker"] == "connected";
     api.until("/queues", "the broker", up).await;
-    let event = json!({"type": "incident.created", "payload": {"n": 1}});
-    let id = api.emit_one(&event).await;
-    api.delivery_in(&id, "success").await;
+    deliver_one(&api).await;
     let said = doctor(&gateway);
     for line in ["ok    database", "ok    broker", "ok    redis: answers"] {
         assert!(said.contains(line), "{said}");
@@ -72,13 +77,7 @@ async fn a_server_of_an_unknown_authority_is_not_spoken_to() {
     let gateway = Gateway::start_with(servers.setup(false)).await;
     // They do without.
     let api = gateway.api();
-    let receiver = Receiver::ok().await;
-    api.register("incident.created").await;
-    api.subscribe_webhook("incident.created", &receiver.url())
-        .await;
-    let event = json!({"type": "incident.created", "payload": {"n": 1}});
-    let id = api.emit_one(&event).await;
-    api.delivery_in(&id, "success").await;
+    deliver_one(&api).await;
     let said = doctor(&gateway);
     let failed = |name: &str| {
         let line = said.lines().find(|line| line.contains(name));
