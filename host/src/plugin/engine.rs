@@ -95,7 +95,7 @@ pub struct Sandbox {
     /// One permit a pool slot: a call waits here instead of failing in the pool.
     pub(super) slots: Arc<Semaphore>,
     /// Calls that compute for long take turns here.
-    pub(super) turns: Arc<Turns>,
+    pub(super) turns: Turns,
 }
 
 impl std::fmt::Debug for Sandbox {
@@ -166,7 +166,7 @@ impl Sandbox {
             slots: Arc::new(Semaphore::new(
                 usize::try_from(config.calls_max).unwrap_or(Semaphore::MAX_PERMITS),
             )),
-            turns: Arc::default(),
+            turns: Turns::default(),
             calls: SandboxCalls::default(),
             engine,
             linker,

@@ -18,6 +18,7 @@ const PAUSE_TIMES: u32 = 100;
 const PAUSE_MAX: Duration = Duration::from_millis(38);
 
 /// The turns of a sandbox.
+#[derive(Clone)]
 pub(super) struct Turns(Arc<Semaphore>);
 
 impl Default for Turns {
